@@ -1,0 +1,1 @@
+"""A demonstration that needs no data: made-up subjects, training with two losses, tables and pictures."""
