@@ -1,0 +1,116 @@
+"""The arguments that all losses share, named as in MONAI, and what they mean for `prepare`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TypedDict
+
+from torch import Tensor
+
+from geoloss_kernels.reference.voxels import Voxels, prepare
+
+AXIS_ORDERS = {
+    "xyz": ("sagittal", "coronal", "axial"),
+    "zyx": ("axial", "coronal", "sagittal"),
+}
+
+
+class VoxelOptions(TypedDict, total=False):
+    """Keyword arguments of `voxels_from_options`, accepted by every loss."""
+
+    mask: Tensor | None
+    spacing: Sequence[float] | None
+    include_background: bool
+    to_onehot_y: bool
+    sigmoid: bool
+    softmax: bool
+    ignore_index: int | None
+
+
+def voxels_from_options(
+    input: Tensor,
+    target: Tensor,
+    *,
+    mask: Tensor | None = None,
+    spacing: Sequence[float] | None = None,
+    include_background: bool = True,
+    to_onehot_y: bool = False,
+    sigmoid: bool = False,
+    softmax: bool = False,
+    ignore_index: int | None = None,
+    map: Tensor | None = None,
+) -> Voxels:
+    """Probabilities, target and validity for a loss.
+
+    Args:
+        input: logits or probabilities [N, C, *spatial].
+        target: same shape; with ``to_onehot_y`` a label map [N, 1, *spatial].
+        mask, spacing, ignore_index, include_background, map: as in `geo_sums`.
+        to_onehot_y, sigmoid, softmax: as in MONAI. With a single channel ``to_onehot_y``, ``softmax`` and
+            ``include_background=False`` have no effect and warn.
+    """
+    if sigmoid and softmax:
+        raise ValueError("sigmoid and softmax: expected at most one of them to be True")
+    single_channel = isinstance(input, Tensor) and input.ndim > 1 and input.shape[1] == 1
+    if single_channel:
+        ignored = {
+            "to_onehot_y=True": to_onehot_y,
+            "softmax=True": softmax,
+            "include_background=False": not include_background,
+        }
+        for argument in (name for name, given in ignored.items() if given):
+            warnings.warn(f"single channel prediction, `{argument}` ignored.", stacklevel=3)
+        softmax, include_background = False, True
+    else:
+        _check_target_channels(input, target, to_onehot_y)
+    activation = "sigmoid" if sigmoid else "softmax" if softmax else "none"
+    return prepare(
+        input,
+        target,
+        mask,
+        map,
+        activation,
+        spacing,
+        ignore_index=ignore_index,
+        include_background=include_background,
+    )
+
+
+def resolve_axes(
+    axes: Sequence[int | str] | int | str | None, axis_order: str, dimensions: int
+) -> tuple[int, ...] | None:
+    """Spatial axis numbers of ``axes``; None stays None (all axes).
+
+    A name is the direction of the derivative: "sagittal" = left-right (x), "coronal" = front-back (y),
+    "axial" = foot-head (z). ``axis_order`` says where those lie in a 3-D tensor: "xyz" as nibabel, TorchIO
+    and MONAI load volumes, "zyx" as SimpleITK and nnU-Net do. Plain integers are taken as they are.
+    """
+    if axis_order not in AXIS_ORDERS:
+        raise ValueError(f"axis_order: expected one of {tuple(AXIS_ORDERS)}, got {axis_order!r}")
+    if axes is None:
+        return None
+    names = AXIS_ORDERS[axis_order]
+    resolved = []
+    for axis in (axes,) if isinstance(axes, (int, str)) else axes:
+        if isinstance(axis, str):
+            if axis not in names or dimensions != 3:
+                raise ValueError(
+                    f"axes: expected numbers, or in 3-D names of {sorted(names)}, "
+                    f"got {axis!r} in {dimensions}-D"
+                )
+            axis = names.index(axis)
+        resolved.append(axis)
+    return tuple(resolved)
+
+
+def _check_target_channels(input: Tensor, target: Tensor, to_onehot_y: bool) -> None:
+    """A label map needs ``to_onehot_y``, and the other way round."""
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        return
+    is_label_map = target.ndim > 1 and target.shape[1] == 1
+    if is_label_map != to_onehot_y:
+        expected = "a label map [N, 1, *spatial]" if to_onehot_y else f"shape {tuple(input.shape)}"
+        raise ValueError(
+            f"target: expected {expected} with to_onehot_y={to_onehot_y}, got {tuple(target.shape)}"
+        )
