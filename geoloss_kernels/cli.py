@@ -1,0 +1,271 @@
+"""The ``geoloss`` command: scan, train, predict, evaluate and demo.
+
+A user error is one line ``geoloss: error: ...`` on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+Handler = Callable[[argparse.Namespace], int | None]
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+TRAINING_PACKAGES = ("numpy", "scipy", "nibabel", "monai", "matplotlib", "tensorboard", "tqdm")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    missing = [package for package in TRAINING_PACKAGES if find_spec(package) is None]
+    if missing:
+        return _fail(f"needs {', '.join(missing)}: pip install 'geoloss-kernels[train]'")
+    from geoloss_kernels.training.errors import InputError
+
+    options = build_parser(arguments).parse_args(arguments)
+    handler: Handler = options.handler
+    try:
+        return handler(options) or 0
+    except (InputError, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("geoloss: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser; the demo's own options are there when ``arguments`` start with ``demo``."""
+    parser = argparse.ArgumentParser(
+        prog="geoloss", description="Multiple sclerosis lesion segmentation with geometric losses."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands, arguments)
+    _add_scan(commands)
+    _add_train(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction, arguments: Sequence[str]) -> None:  # type: ignore[type-arg]
+    parser = commands.add_parser(
+        "demo", help="make phantom subjects, train with Dice and Dice + FOG, compare"
+    )
+    if list(arguments[:1]) == ["demo"]:
+        from geoloss_kernels.demo import command
+
+        command.add_arguments(parser)
+        parser.set_defaults(handler=command.run)
+
+
+def _add_scan(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    parser = commands.add_parser(
+        "scan", help="find and check the subjects of a folder; print them as a CSV table"
+    )
+    _add_source_arguments(parser)
+    _add_modalities(parser)
+    parser.add_argument(
+        "--lesion-label", type=int, help="value that marks lesions in masks of more than 0 and 1"
+    )
+    parser.set_defaults(handler=_scan)
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    parser = commands.add_parser("train", help="train a network")
+    _add_source_arguments(parser, optional=True)
+    parser.add_argument("--out", type=Path, metavar="RUN", help="new folder for the run")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with configuration keys")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a configuration key (TOML value); may be repeated",
+    )
+    parser.add_argument("--loss", metavar="NAME", help="short for --set loss=NAME")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run")
+    parser.set_defaults(handler=_train)
+
+
+def _add_predict(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    parser = commands.add_parser(
+        "predict", help="write lesion masks and probability maps in the images' own grid"
+    )
+    _add_source_arguments(parser, optional=True)
+    _add_model_arguments(parser, required=True)
+    parser.add_argument("--name", default="subject", help="file name stem when images are given one by one")
+    for modality in ("t1", "t2", "flair"):
+        parser.add_argument(f"--{modality}", type=Path, metavar="FILE", help=f"{modality.upper()} image")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.set_defaults(handler=_predict)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    parser = commands.add_parser("evaluate", help="compare predictions with reference masks; write tables")
+    _add_source_arguments(parser, optional=True)
+    _add_model_arguments(parser, required=False)
+    parser.add_argument("--split", choices=("train", "validation", "test", "all"), default="test")
+    parser.add_argument("--predictions", type=Path, metavar="DIR", help="folder of masks, instead of a model")
+    parser.add_argument(
+        "--references", type=Path, metavar="DIR", help="folder of reference masks of the same names"
+    )
+    parser.add_argument("--lesion-label", type=int, help="value that marks lesions in the reference masks")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
+    parser.set_defaults(handler=_evaluate)
+
+
+def _add_source_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    parser.add_argument(
+        "source",
+        type=Path,
+        nargs="?" if optional else None,
+        metavar="DIR|CSV",
+        help="folder with a folder per subject, an nnU-Net data set, or a table subject,t1,t2,flair,mask,split",
+    )
+    parser.add_argument(
+        "--pattern",
+        action="append",
+        default=[],
+        metavar="NAME=REGEX",
+        help="file name pattern of a modality or of the mask, e.g. flair=FLAIR_N4; may be repeated",
+    )
+    parser.add_argument("--fold", type=int, default=0, help="fold of nnU-Net's splits_final.json (default 0)")
+
+
+def _add_modalities(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--modalities", nargs="+", default=["t1", "t2", "flair"], metavar="NAME")
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=required,
+        metavar="RUN|CHECKPOINT",
+        help="run folder or checkpoint file",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    parser.add_argument("--threshold", type=float, help="probability above which a voxel is lesion")
+    parser.add_argument(
+        "--min-lesion-size", type=int, metavar="VOXELS", help="remove smaller predicted lesions"
+    )
+
+
+def _scan(options: argparse.Namespace) -> None:
+    from geoloss_kernels.training.subjects import format_table, load_subjects
+    from geoloss_kernels.training.volumes import check_subject
+
+    subjects = load_subjects(
+        options.source,
+        options.modalities,
+        patterns=_patterns(options.pattern),
+        fold=options.fold,
+        masks_required=False,
+    )
+    for subject in subjects:
+        check_subject(subject, options.modalities, options.lesion_label)
+    print(format_table(subjects), end="")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from geoloss_kernels.training import load_config, load_subjects, resume, train
+    from geoloss_kernels.training.errors import InputError
+
+    if options.resume is not None:
+        given = (options.source, options.out, options.config, options.loss, *options.overrides)
+        if any(value is not None for value in given):
+            raise InputError(
+                "--resume: continues with the run's own data and configuration; give nothing else"
+            )
+        result = resume(options.resume)
+    else:
+        if options.source is None or options.out is None:
+            raise InputError("train: expected DIR|CSV and --out RUN, or --resume RUN")
+        loss = [] if options.loss is None else [f"loss={options.loss}"]
+        config = load_config(options.config, [*options.overrides, *loss])
+        subjects = load_subjects(
+            options.source, config.modalities, patterns=_patterns(options.pattern), fold=options.fold
+        )
+        result = train(config, subjects, options.out)
+    best = f", best epoch {result.best_epoch} (DSC {result.best_dice:.3f})" if result.best_epoch else ""
+    print(f"finished: {result.run_dir}{best}")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from geoloss_kernels.training import Subject, load_model, load_subjects, predict_subject, save_prediction
+    from geoloss_kernels.training.errors import InputError
+
+    images = {name: getattr(options, name) for name in ("t1", "t2", "flair") if getattr(options, name)}
+    if bool(images) == (options.source is not None):
+        raise InputError("predict: expected either DIR|CSV or the images one by one (--t1 --t2 --flair)")
+    model = load_model(options.model, options.device)
+    subjects = [Subject(options.name, images)]
+    if options.source is not None:
+        subjects = load_subjects(
+            options.source,
+            model.config.modalities,
+            patterns=_patterns(options.pattern),
+            fold=options.fold,
+            masks_required=False,
+        )
+    for subject in subjects:
+        prediction = predict_subject(
+            model, subject, threshold=options.threshold, min_lesion_size=options.min_lesion_size
+        )
+        mask_file, _ = save_prediction(prediction, options.out)
+        millilitres = int(prediction.mask.sum()) * prediction.grid.voxel_volume / 1000
+        print(f"{subject.name}: {millilitres:.2f} ml of lesions, {mask_file}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from geoloss_kernels.training import evaluate_folders
+    from geoloss_kernels.training.errors import InputError
+
+    if options.model is not None and options.predictions is None and options.references is None:
+        table = _evaluate_model(options)
+    elif options.model is None and options.predictions and options.references and options.source is None:
+        table = evaluate_folders(
+            options.predictions, options.references, options.out, lesion_label=options.lesion_label
+        )
+    else:
+        raise InputError("evaluate: expected --model RUN [DIR|CSV], or --predictions DIR --references DIR")
+    print(table.to_markdown(), end="")
+
+
+def _evaluate_model(options: argparse.Namespace) -> EvaluationTable:
+    from geoloss_kernels.training import evaluate, load_model, load_subjects
+    from geoloss_kernels.training.errors import InputError
+
+    model = load_model(options.model, options.device)
+    source = options.model / "subjects.csv" if options.source is None else options.source
+    subjects = load_subjects(
+        source, model.config.modalities, patterns=_patterns(options.pattern), fold=options.fold
+    )
+    chosen = [subject for subject in subjects if options.split in ("all", subject.split)]
+    if not chosen:
+        raise InputError(f"{source}: no subject of split {options.split}")
+    return evaluate(
+        model, chosen, options.out, threshold=options.threshold, min_lesion_size=options.min_lesion_size
+    )
+
+
+def _patterns(assignments: Sequence[str]) -> dict[str, str]:
+    from geoloss_kernels.training.errors import InputError
+
+    patterns = {}
+    for assignment in assignments:
+        name, separator, pattern = assignment.partition("=")
+        if not separator:
+            raise InputError(f"--pattern {assignment}: expected NAME=REGEX")
+        patterns[name.strip().lower()] = pattern
+    return patterns
+
+
+def _fail(message: str) -> int:
+    print(f"geoloss: error: {message}", file=sys.stderr)
+    return EXIT_USER_ERROR

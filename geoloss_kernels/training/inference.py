@@ -1,0 +1,125 @@
+"""Prediction: sliding windows over a volume, probabilities and masks in the input's own grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from geoloss_kernels.metrics import label_lesions
+from geoloss_kernels.training.config import TrainingConfig
+from geoloss_kernels.training.devices import autocast, resolve_device
+from geoloss_kernels.training.errors import InputError
+from geoloss_kernels.training.network import build_network
+from geoloss_kernels.training.run_folder import RunFolder, load_checkpoint
+from geoloss_kernels.training.subjects import Subject
+from geoloss_kernels.training.volumes import Grid, load_volume, save_image
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, ready to predict."""
+
+    network: nn.Module
+    config: TrainingConfig
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Both arrays are in the voxel grid of the subject's image files."""
+
+    name: str
+    probability: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+    grid: Grid
+
+
+def load_model(path: Path, device: str = "auto") -> Model:
+    """Load a checkpoint file, or a run folder's best checkpoint (its last if the run had no validation)."""
+    if path.is_dir():
+        run = RunFolder.open(path)
+        path = run.best_checkpoint if run.best_checkpoint.is_file() else run.last_checkpoint
+    resolved = resolve_device(device)
+    config, content = load_checkpoint(path, resolved)
+    network = build_network(config).to(resolved)
+    network.load_state_dict(content["model"])
+    return Model(network.eval(), config, resolved)
+
+
+def predict_subject(
+    model: Model, subject: Subject, *, threshold: float | None = None, min_lesion_size: int | None = None
+) -> Prediction:
+    """Segment one subject.
+
+    Args:
+        model: from ``load_model``, or a freshly trained network with its configuration.
+        subject: needs the configuration's modalities on one grid; a mask is not read.
+        threshold: probability above which a voxel is lesion; default: the configuration's.
+        min_lesion_size: predicted lesions (26-connected) with fewer voxels are removed; default: the
+            configuration's.
+    """
+    missing = [modality for modality in model.config.modalities if modality not in subject.images]
+    if missing:
+        raise InputError(f"subject {subject.name} has no {missing[0]} image, which the model needs")
+    volume = load_volume(subject, model.config.modalities, with_mask=False)
+    probability = predict_probability(model.network, volume.image, model.config, model.device).numpy()
+    mask = to_mask(
+        probability,
+        model.config.threshold if threshold is None else threshold,
+        model.config.min_lesion_size if min_lesion_size is None else min_lesion_size,
+    )
+    return Prediction(subject.name, volume.grid.to_file(probability), volume.grid.to_file(mask), volume.grid)
+
+
+def predict_probability(
+    network: nn.Module, image: Tensor, config: TrainingConfig, device: torch.device
+) -> Tensor:
+    """Lesion probability ``[x, y, z]`` (float32, CPU) of an image ``[modalities, x, y, z]``.
+
+    Windows of ``config.patch_size`` are averaged with Gaussian weights. The network is left in evaluation
+    mode.
+    """
+    from monai.inferers import sliding_window_inference
+
+    network.eval()
+
+    def probability(windows: Tensor) -> Tensor:
+        with autocast(device, config.precision):
+            logits = network(windows)
+        return logits.float().sigmoid()
+
+    with torch.inference_mode():
+        blended = sliding_window_inference(
+            image[None].to(device),
+            config.patch_size,
+            config.batch_size,
+            probability,
+            overlap=config.window_overlap,
+            mode="gaussian",
+        )
+    assert isinstance(blended, Tensor)
+    return blended[0, 0].cpu()
+
+
+def to_mask(
+    probability: NDArray[np.float32], threshold: float, min_lesion_size: int = 0
+) -> NDArray[np.uint8]:
+    """Threshold probabilities and remove 26-connected lesions with fewer than ``min_lesion_size`` voxels."""
+    mask = probability > threshold
+    if min_lesion_size > 1:
+        mask = label_lesions(mask, min_size=min_lesion_size)[0] > 0
+    return mask.astype(np.uint8)
+
+
+def save_prediction(prediction: Prediction, out_dir: Path) -> tuple[Path, Path]:
+    """Write ``<subject>_mask.nii.gz`` and ``<subject>_probability.nii.gz``; returns both paths."""
+    mask_file = out_dir / f"{prediction.name}_mask.nii.gz"
+    probability_file = out_dir / f"{prediction.name}_probability.nii.gz"
+    save_image(mask_file, prediction.mask, prediction.grid)
+    save_image(probability_file, prediction.probability, prediction.grid)
+    return mask_file, probability_file

@@ -1,0 +1,376 @@
+"""The training loop.
+
+A loop of our own rather than a framework's: a killed run continues to exactly the weights of an uninterrupted
+one, and the time spent in the loss is measured at the boundary between network and loss.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from geoloss_kernels.metrics import LesionSummary, lesion_metrics, summarise
+from geoloss_kernels.training.augmentation import augment
+from geoloss_kernels.training.config import TrainingConfig
+from geoloss_kernels.training.curves import plot_progress
+from geoloss_kernels.training.devices import autocast, resolve_device, wall_clock
+from geoloss_kernels.training.errors import InputError
+from geoloss_kernels.training.inference import predict_probability, to_mask
+from geoloss_kernels.training.losses import Spacing, build_loss
+from geoloss_kernels.training.network import build_network
+from geoloss_kernels.training.run_folder import EpochRecord, RunFolder, load_checkpoint, save_checkpoint
+from geoloss_kernels.training.sampling import (
+    AUGMENTATION_STREAM,
+    CropDataset,
+    EpochSampler,
+    VolumeStore,
+    torch_generator,
+)
+from geoloss_kernels.training.subjects import Subject
+from geoloss_kernels.training.volumes import check_subject
+
+EpochCallback = Callable[[EpochRecord], None]
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    run_dir: Path
+    network: nn.Module
+    """The network after the last epoch, in evaluation mode."""
+    history: list[EpochRecord]
+    best_epoch: int | None
+    """Epoch of best.pt, by validation DSC; None without validation subjects or with lesion-free ones only."""
+    best_dice: float
+    """Validation DSC of ``best_epoch``, NaN when that is None."""
+
+    @property
+    def loss_seconds(self) -> float:
+        """Wall time of the loss per step: the median over the epochs of the epoch's median."""
+        return float(np.median([record.loss_seconds for record in self.history]))
+
+    @property
+    def step_seconds(self) -> float:
+        """Wall time of a training step: the median over the epochs of the epoch's median."""
+        return float(np.median([record.step_seconds for record in self.history]))
+
+
+def train(
+    config: TrainingConfig,
+    subjects: Sequence[Subject],
+    run_dir: Path,
+    *,
+    on_epoch_end: EpochCallback | None = None,
+    log: Log = print,
+) -> TrainingResult:
+    """Train on the subjects of split "train", validate on those of split "validation"; other subjects are
+    only listed.
+
+    Writes the run folder described in ``run_folder``. Deterministic on the CPU for a given configuration,
+    table and number of threads.
+
+    Args:
+        config: what to compute.
+        subjects: the table; at least one training subject. Every training and validation subject needs a
+            mask.
+        run_dir: new folder.
+        on_epoch_end: called after the checkpoint of each epoch is written.
+        log: takes the lines that report progress.
+
+    Raises:
+        InputError: before anything is trained or written, for what the user can correct.
+    """
+    check_training_subjects(config, subjects)
+    device = resolve_device(config.device)
+    trainer = _Trainer(config, subjects, device, log)
+    return trainer.run(RunFolder.create(run_dir, config, subjects), on_epoch_end)
+
+
+def resume(run_dir: Path, *, on_epoch_end: EpochCallback | None = None, log: Log = print) -> TrainingResult:
+    """Continue the run in ``run_dir`` after its last finished epoch, with its own configuration and subjects.
+
+    On the CPU the weights at the end equal, bit for bit, those of a run that was not interrupted.
+    """
+    folder = RunFolder.open(run_dir)
+    config, subjects = folder.load_config(), folder.load_subjects()
+    check_training_subjects(config, subjects)
+    trainer = _Trainer(config, subjects, resolve_device(config.device), log)
+    if folder.last_checkpoint.is_file():
+        _, state = load_checkpoint(folder.last_checkpoint, torch.device("cpu"))
+        trainer.load_state(state)
+    return trainer.run(folder, on_epoch_end)
+
+
+def check_training_subjects(config: TrainingConfig, subjects: Sequence[Subject]) -> None:
+    """Check the headers and masks of the subjects of a run.
+
+    Raises:
+        InputError: names the subject or file at fault.
+    """
+    if not any(subject.split == "train" for subject in subjects):
+        raise InputError("subjects: expected at least one with split train")
+    for subject in _of_split(subjects, "train", "validation"):
+        missing = [modality for modality in config.modalities if modality not in subject.images]
+        if missing:
+            raise InputError(f"subject {subject.name} has no {missing[0]} image")
+        if subject.mask is None:
+            raise InputError(f"subject {subject.name} has no lesion mask")
+        check_subject(subject, config.modalities, config.lesion_label)
+
+
+def steps_per_epoch(config: TrainingConfig, training_subjects: int) -> int:
+    """The configured number, or as many batches as ``samples_per_subject`` crops of each subject fill."""
+    if config.steps_per_epoch is not None:
+        return config.steps_per_epoch
+    return max(1, training_subjects * config.samples_per_subject // config.batch_size)
+
+
+class _Trainer:
+    """State of a run between epochs, and the epochs."""
+
+    def __init__(
+        self, config: TrainingConfig, subjects: Sequence[Subject], device: torch.device, log: Log
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.log = log
+        self.validation = VolumeStore(_of_split(subjects, "validation"), config)
+        training = VolumeStore(_of_split(subjects, "train"), config)
+        self.steps = steps_per_epoch(config, len(training))
+        self.sampler = EpochSampler(self.steps * config.batch_size)
+        self.batches = DataLoader(
+            CropDataset(training, config),
+            config.batch_size,
+            sampler=self.sampler,
+            num_workers=config.num_workers,
+            persistent_workers=config.num_workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),
+        )
+        self.loss = build_loss(config.loss, config.loss_coefficient, _loss_spacing(config, training)).to(
+            device
+        )
+        _seed_generators(config.seed)
+        self.network = build_network(config).to(device)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        milestones = [round(fraction * config.epochs) for fraction in config.milestones]
+        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, milestones, gamma=0.5)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.history: list[EpochRecord] = []
+        self.best_epoch: int | None = None
+        self.best_dice = float("nan")
+
+    def run(self, folder: RunFolder, on_epoch_end: EpochCallback | None) -> TrainingResult:
+        """Train the epochs that are left."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        first_epoch = len(self.history) + 1
+        folder.record_environment(first_epoch, self.device)
+        if len(self.validation) == 0:
+            self.log("no validation subjects: best.pt will not be written, last.pt is the model")
+        with SummaryWriter(str(folder.tensorboard_dir), purge_step=first_epoch) as events:
+            for epoch in range(first_epoch, self.config.epochs + 1):
+                record = self._epoch(epoch)
+                self._save(folder, record)
+                _write_events(events, record)
+                self.log(_describe(record, self.config.epochs))
+                if on_epoch_end is not None:
+                    on_epoch_end(record)
+        self.network.eval()
+        return TrainingResult(folder.path, self.network, self.history, self.best_epoch, self.best_dice)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on."""
+        return {
+            "epoch": len(self.history),
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "generators": _generator_states(self.device),
+            "history": [asdict(record) for record in self.history],
+            "best": (self.best_epoch, self.best_dice),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        _restore_generators(state["generators"], self.device)
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.best_epoch, self.best_dice = state["best"]
+
+    def _epoch(self, epoch: int) -> EpochRecord:
+        started = time.perf_counter()
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        train_loss, step_seconds, loss_seconds = self._train_epoch(epoch)
+        self.scheduler.step()
+        due = epoch % self.config.validation_interval == 0 or epoch == self.config.epochs
+        validation = self._validate() if due else summarise([])
+        return EpochRecord(
+            epoch=epoch,
+            learning_rate=learning_rate,
+            train_loss=train_loss,
+            validation_dice=validation.dice,
+            validation_ltpr=validation.ltpr,
+            validation_lppv=validation.lppv,
+            validation_lf1=validation.lf1,
+            step_seconds=step_seconds,
+            loss_seconds=loss_seconds,
+            epoch_seconds=time.perf_counter() - started,
+        )
+
+    def _train_epoch(self, epoch: int) -> tuple[float, float, float]:
+        """Mean loss, median seconds of a step and median seconds of the loss in a step.
+
+        Medians, because the first step of a process pays for one-off initialisation.
+        """
+        self.network.train()
+        self.sampler.epoch = epoch - 1
+        losses: list[Tensor] = []
+        loss_seconds: list[float] = []
+        boundaries = [wall_clock(self.device)]
+        for step, (image, mask) in enumerate(_progress_bar(self.batches, f"epoch {epoch}")):
+            image = image.to(self.device, non_blocking=True)
+            mask = mask.to(self.device, non_blocking=True)
+            global_step = (epoch - 1) * self.steps + step
+            generator = torch_generator(self.device, self.config.seed, AUGMENTATION_STREAM, global_step)
+            loss, seconds = self._step(*augment(image, mask, self.config, generator))
+            losses.append(loss)
+            loss_seconds.append(seconds)
+            boundaries.append(wall_clock(self.device))
+        mean_loss = float(torch.stack(losses).double().mean())
+        if not np.isfinite(mean_loss):
+            raise FloatingPointError(f"training loss is {mean_loss} in epoch {epoch}")
+        return mean_loss, float(np.median(np.diff(boundaries))), float(np.median(loss_seconds))
+
+    def _step(self, image: Tensor, mask: Tensor) -> tuple[Tensor, float]:
+        """One optimiser step; the loss, and the seconds its forward and backward took."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, self.config.precision):
+            logits = self.network(image)
+        boundary = logits.detach().float().requires_grad_()
+        started = wall_clock(self.device)
+        loss = self.loss(boundary, mask)
+        self.scaler.scale(loss).backward()
+        seconds = wall_clock(self.device) - started
+        assert boundary.grad is not None
+        logits.backward(boundary.grad.to(logits.dtype))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach(), seconds
+
+    def _validate(self) -> LesionSummary:
+        """Mean metrics over the validation subjects, on their cropped volumes."""
+        metrics = []
+        for index in range(len(self.validation)):
+            volume = self.validation[index]
+            assert volume.mask is not None
+            probability = predict_probability(self.network, volume.image, self.config, self.device).numpy()
+            prediction = to_mask(probability, self.config.threshold, self.config.min_lesion_size)
+            metrics.append(lesion_metrics(prediction, volume.mask[0].numpy()))
+        return summarise(metrics)
+
+    def _save(self, folder: RunFolder, record: EpochRecord) -> None:
+        """Take in the finished epoch and write everything that a reader or a resumed run needs."""
+        self.history.append(record)
+        improved = record.validation_dice > self.best_dice or (
+            self.best_epoch is None and not np.isnan(record.validation_dice)
+        )
+        if improved:
+            self.best_epoch, self.best_dice = record.epoch, record.validation_dice
+            save_checkpoint(
+                folder.best_checkpoint,
+                self.config,
+                {"epoch": record.epoch, "model": self.network.state_dict()},
+            )
+        save_checkpoint(folder.last_checkpoint, self.config, self.state())
+        folder.write_metrics(self.history)
+        if record.epoch % self.config.validation_interval == 0 or record.epoch == self.config.epochs:
+            plot_progress(self.history, folder.progress_file, f"{folder.path.name}: {self.config.loss}")
+
+
+def _of_split(subjects: Sequence[Subject], *splits: str) -> list[Subject]:
+    return [subject for subject in subjects if subject.split in splits]
+
+
+def _loss_spacing(config: TrainingConfig, training: VolumeStore) -> Spacing | None:
+    """The spacing the training volumes share, where the loss is to use it."""
+    if not config.spacing_aware:
+        return None
+    volumes = [training[index] for index in range(len(training))]
+    first = volumes[0]
+    for volume in volumes[1:]:
+        if not np.allclose(volume.grid.spacing, first.grid.spacing, atol=1e-3):
+            raise InputError(
+                f"spacing_aware: expected one voxel spacing in all training subjects, "
+                f"got {first.grid.spacing} mm in {first.name} and {volume.grid.spacing} mm in {volume.name}"
+            )
+    return first.grid.spacing
+
+
+def _seed_generators(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _generator_states(device: torch.device) -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def _restore_generators(states: dict[str, Any], device: torch.device) -> None:
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _progress_bar(batches: DataLoader[Any], description: str) -> Iterable[Any]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return batches
+    from tqdm import tqdm
+
+    return tqdm(batches, description, leave=False)
+
+
+def _write_events(events: Any, record: EpochRecord) -> None:
+    for name, value in asdict(record).items():
+        if name != "epoch" and not np.isnan(value):
+            events.add_scalar(name.replace("validation_", "validation/"), value, record.epoch)
+    events.flush()
+
+
+def _describe(record: EpochRecord, epochs: int) -> str:
+    line = (
+        f"epoch {record.epoch}/{epochs}: loss {record.train_loss:.4f}, {record.epoch_seconds:.1f} s, "
+        f"{1000 * record.step_seconds:.0f} ms/step of which loss {1000 * record.loss_seconds:.1f} ms"
+    )
+    if np.isnan(record.validation_dice):
+        return line
+    return (
+        f"{line}; validation DSC {record.validation_dice:.3f}, LTPR {record.validation_ltpr:.3f}, "
+        f"LPPV {record.validation_lppv:.3f}, L-F1 {record.validation_lf1:.3f}"
+    )

@@ -1,0 +1,54 @@
+"""Networks by name, built from MONAI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from geoloss_kernels.training.config import TrainingConfig
+
+
+def _unet(config: TrainingConfig) -> nn.Module:
+    """U-Net whose first convolution already strides: cheap enough for a CPU."""
+    from monai.networks.nets import UNet
+
+    return UNet(
+        spatial_dims=3,
+        in_channels=len(config.modalities),
+        out_channels=1,
+        channels=config.channels,
+        strides=cast(Sequence[int], config.strides),
+        num_res_units=config.residual_units,
+    )
+
+
+def _full_resolution_unet(config: TrainingConfig) -> nn.Module:
+    """3-D U-Net with an encoder level at full resolution, as in Çiçek et al. 2016 (the paper's backbone)."""
+    from monai.networks.nets import DynUNet
+
+    strides = ((1, 1, 1), *config.strides)
+    return DynUNet(
+        spatial_dims=3,
+        in_channels=len(config.modalities),
+        out_channels=1,
+        kernel_size=[3] * len(strides),
+        strides=strides,
+        upsample_kernel_size=config.strides,
+        filters=config.channels,
+        res_block=config.residual_units > 0,
+    )
+
+
+NETWORKS: dict[str, Callable[[TrainingConfig], nn.Module]] = {
+    "unet": _unet,
+    "unet_full_resolution": _full_resolution_unet,
+}
+"""Name -> builder of a network from ``[N, modalities, x, y, z]`` to logits ``[N, 1, x, y, z]``."""
+
+
+def build_network(config: TrainingConfig) -> nn.Module:
+    """Build the network that ``config`` names; its initial weights come from torch's global generator."""
+    return NETWORKS[config.network](config)

@@ -1,0 +1,111 @@
+"""Random crops, drawn so that crop ``i`` of a run depends on the seed and ``i`` alone.
+
+Nothing but the epoch number has to be saved to continue a run with the very same crops, whatever the number
+of worker processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset, Sampler
+
+from geoloss_kernels.training.config import TrainingConfig
+from geoloss_kernels.training.subjects import Subject
+from geoloss_kernels.training.volumes import Volume, load_volume
+
+# Separate random streams of one seed.
+ORDER_STREAM, CROP_STREAM, AUGMENTATION_STREAM = range(3)
+
+
+class VolumeStore:
+    """The preprocessed volumes of a list of subjects, loaded on demand or once and kept in memory."""
+
+    def __init__(self, subjects: Sequence[Subject], config: TrainingConfig) -> None:
+        self._subjects = list(subjects)
+        self._config = config
+        self._cached = [self._load(subject) for subject in subjects] if config.cache else None
+
+    def __len__(self) -> int:
+        return len(self._subjects)
+
+    def __getitem__(self, index: int) -> Volume:
+        return self._load(self._subjects[index]) if self._cached is None else self._cached[index]
+
+    def _load(self, subject: Subject) -> Volume:
+        return load_volume(subject, self._config.modalities, self._config.lesion_label)
+
+
+class CropDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Crop ``i`` of a run: image ``[modalities, *patch_size]`` float32 and mask ``[1, *patch_size]`` uint8.
+
+    Crops go through the subjects in a new random order each time round.
+    """
+
+    def __init__(self, volumes: VolumeStore, config: TrainingConfig) -> None:
+        self._volumes = volumes
+        self._config = config
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        seed = self._config.seed
+        round_number, position = divmod(index, len(self._volumes))
+        order = np.random.default_rng((seed, ORDER_STREAM, round_number)).permutation(len(self._volumes))
+        volume = self._volumes[int(order[position])]
+        generator = np.random.default_rng((seed, CROP_STREAM, index))
+        return random_crop(volume, self._config.patch_size, self._config.lesion_crop_fraction, generator)
+
+
+class EpochSampler(Sampler[int]):
+    """Numbers of the crops of one epoch; set ``epoch`` (0-based) before iterating."""
+
+    def __init__(self, crops_per_epoch: int) -> None:
+        self.epoch = 0
+        self._crops_per_epoch = crops_per_epoch
+
+    def __len__(self) -> int:
+        return self._crops_per_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self._crops_per_epoch
+        return iter(range(first, first + self._crops_per_epoch))
+
+
+def random_crop(
+    volume: Volume, size: Sequence[int], lesion_fraction: float, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cut a box out of a volume, zero-padded where the volume is smaller.
+
+    With probability ``lesion_fraction`` the box is uniform among those that contain a randomly drawn lesion
+    voxel, otherwise (and in a volume without lesions) uniform over the volume.
+    """
+    if volume.mask is None:
+        raise ValueError(f"volume: expected a lesion mask, {volume.name} has none")
+    image, mask = (_pad_to(tensor, size) for tensor in (volume.image, volume.mask))
+    last_starts = np.array(mask.shape[1:]) - np.array(size)
+    starts = generator.integers(0, last_starts, endpoint=True)
+    if generator.random() < lesion_fraction:
+        lesion_voxels = mask[0].nonzero()
+        if len(lesion_voxels) > 0:
+            voxel = lesion_voxels[generator.integers(len(lesion_voxels))].numpy()
+            lowest = np.maximum(voxel - np.array(size) + 1, 0)
+            starts = generator.integers(lowest, np.minimum(voxel, last_starts), endpoint=True)
+    box = (slice(None), *(slice(start, start + length) for start, length in zip(starts, size, strict=True)))
+    return image[box], mask[box]
+
+
+def torch_generator(device: torch.device, *key: int) -> torch.Generator:
+    """A torch generator whose state depends on ``key`` alone."""
+    (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state) >> 1)
+
+
+def _pad_to(tensor: Tensor, size: Sequence[int]) -> Tensor:
+    padding: list[int] = []
+    for length, wanted in zip(reversed(tensor.shape[1:]), reversed(size), strict=True):
+        missing = max(wanted - length, 0)
+        padding += [missing // 2, missing - missing // 2]
+    return functional.pad(tensor, padding) if any(padding) else tensor

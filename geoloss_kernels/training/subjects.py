@@ -1,0 +1,286 @@
+"""The table of subjects: which files are one subject's images and mask, and which split it belongs to.
+
+Sources: a folder per subject, nnU-Net's raw layout, or a CSV table. All become a list of ``Subject``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from geoloss_kernels.training.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+IMAGE_SUFFIXES = (".nii", ".nii.gz")
+
+# Words of a file name are separated by anything but letters and digits: T1KS or a brainmask is no match.
+DEFAULT_PATTERNS: dict[str, str] = {
+    "t1": r"(?<![a-z0-9])(t1|t1w|mprage)(?![a-z0-9])",
+    "t2": r"(?<![a-z0-9])(t2|t2w)(?![a-z0-9])",
+    "flair": r"(?<![a-z0-9])flair(?![a-z0-9])",
+    "mask": r"^(?!.*brain).*(?<![a-z0-9])(mask|lesions?|consensus|gt|wmh|seg)(?![a-z0-9])",
+}
+"""Regular expressions searched, ignoring case, in the file name (in the path below the subject's folder if
+they contain a slash). A file that matches "mask" is no image."""
+
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject: images by modality (the configuration's names), lesion mask if there is one, split."""
+
+    name: str
+    images: Mapping[str, Path]
+    mask: Path | None = None
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        if self.split not in ("", *SPLITS):
+            raise InputError(f"{self.name}: split: expected one of {', '.join(SPLITS)}, got {self.split!r}")
+
+
+def load_subjects(
+    source: Path,
+    modalities: Sequence[str] = ("t1", "t2", "flair"),
+    *,
+    patterns: Mapping[str, str] | None = None,
+    fold: int = 0,
+    masks_required: bool = True,
+) -> list[Subject]:
+    """Read the subjects of a CSV table or a folder; the layout of a folder is recognised.
+
+    Subjects that come without a split are assigned one by ``assign_splits``.
+
+    Args:
+        source: a ``.csv`` file, a folder with nnU-Net's ``dataset.json``, or a folder of subject folders,
+            which may lie in folders named train, validation and test.
+        modalities: names of the images every subject must have.
+        patterns: replacements for entries of ``DEFAULT_PATTERNS``, and patterns of other modalities.
+        fold: entry of nnU-Net's ``splits_final.json``.
+        masks_required: whether a subject without a mask is an error.
+
+    Raises:
+        InputError: names the folder or file that is missing, ambiguous or empty.
+    """
+    if source.suffix.lower() == ".csv":
+        subjects = read_table(source)
+    elif not source.is_dir():
+        raise InputError(f"{source}: no such folder or CSV table")
+    elif (source / "dataset.json").is_file():
+        subjects = _scan_nnunet(source, fold)
+    else:
+        subjects = _scan_folders(source, modalities, {**DEFAULT_PATTERNS, **(patterns or {})})
+    if not subjects:
+        raise InputError(f"{source}: no subjects found")
+    for subject in subjects:
+        _require_files(subject, modalities, masks_required, source)
+    _require_unique_names(subjects, source)
+    return assign_splits(subjects) if not any(subject.split for subject in subjects) else subjects
+
+
+def assign_splits(
+    subjects: Sequence[Subject],
+    validation_fraction: float = 1 / 6,
+    test_fraction: float = 1 / 3,
+    seed: int = 0,
+) -> list[Subject]:
+    """Split at random by name, keeping the order; the default fractions are the paper's 15 / 5 / 10 of 30."""
+    names = sorted(subject.name for subject in subjects)
+    random.Random(seed).shuffle(names)
+    tested = round(len(names) * test_fraction)
+    validated = round(len(names) * validation_fraction)
+    split = dict.fromkeys(names[:tested], "test")
+    split.update(dict.fromkeys(names[tested : tested + validated], "validation"))
+    return [replace(subject, split=split.get(subject.name, "train")) for subject in subjects]
+
+
+def read_table(path: Path) -> list[Subject]:
+    """Read a CSV table ``subject, <modality>..., mask, split``; relative paths are relative to the table."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = [column.strip() for column in reader.fieldnames or []]
+        reader.fieldnames = columns
+        if "subject" not in columns:
+            raise InputError(
+                f"{path}: expected a column named subject, got {', '.join(columns) or 'no columns'}"
+            )
+        return [_table_row(path, row) for row in reader]
+
+
+def _table_row(table: Path, row: Mapping[str, str | None]) -> Subject:
+    cells = {column: (value or "").strip() for column, value in row.items() if isinstance(value, str)}
+    name = cells.pop("subject", "")
+    if not name:
+        raise InputError(f"{table}: a row has no subject name")
+    split, mask = cells.pop("split", ""), cells.pop("mask", "")
+    images = {modality: table.parent / value for modality, value in cells.items() if value}
+    return Subject(name, images, table.parent / mask if mask else None, split)
+
+
+def format_table(subjects: Sequence[Subject], *, relative_to: Path | None = None) -> str:
+    """The CSV table of ``subjects`` with absolute paths, or paths relative to ``relative_to``."""
+    modalities = list(dict.fromkeys(modality for subject in subjects for modality in subject.images))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["subject", *modalities, "mask", "split"])
+    for subject in subjects:
+        paths = [*(subject.images.get(modality) for modality in modalities), subject.mask]
+        cells = ["" if path is None else _show(path, relative_to) for path in paths]
+        writer.writerow([subject.name, *cells, subject.split])
+    return text.getvalue()
+
+
+def _show(path: Path, relative_to: Path | None) -> str:
+    absolute = path.resolve()
+    return str(absolute if relative_to is None else absolute.relative_to(relative_to.resolve()))
+
+
+def _scan_folders(root: Path, modalities: Sequence[str], patterns: Mapping[str, str]) -> list[Subject]:
+    unknown = [modality for modality in modalities if modality not in patterns]
+    if unknown:
+        raise InputError(
+            f"{root}: no file name pattern for modality {unknown[0]}; give one as {unknown[0]}=REGEX"
+        )
+    wanted = {name: re.compile(patterns[name], re.IGNORECASE) for name in (*modalities, "mask")}
+    folders = _subfolders(root)
+    if folders and all(folder.name.lower() in _SPLIT_FOLDERS for folder in folders):
+        return [
+            replace(subject, split=_SPLIT_FOLDERS[folder.name.lower()])
+            for folder in folders
+            for subject in _subjects_below(folder, wanted)
+        ]
+    return _subjects_below(root, wanted)
+
+
+def _subjects_below(root: Path, wanted: Mapping[str, re.Pattern[str]]) -> list[Subject]:
+    folders = _subfolders(root)
+    return [subject for folder in folders for subject in _scan_subject(folder, wanted, prefix="")]
+
+
+def _scan_subject(folder: Path, wanted: Mapping[str, re.Pattern[str]], prefix: str) -> list[Subject]:
+    """The subject of ``folder``, or those of its subfolders when it holds several images of a modality."""
+    files = [path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(IMAGE_SUFFIXES)]
+    if not files:
+        raise InputError(f"{folder}: no NIfTI file (.nii or .nii.gz) in this subject folder")
+    found = _match(files, folder, wanted)
+    repeated = next((name for name, paths in found.items() if len(paths) > 1), None)
+    if repeated is None:
+        mask = found.pop("mask")
+        images = {name: paths[0] for name, paths in found.items() if paths}
+        return [Subject(prefix + folder.name, images, mask[0] if mask else None)]
+    if any(path.parent == folder for path in files) or len(_subfolders(folder)) < 2:
+        names = ", ".join(str(path.relative_to(folder)) for path in found[repeated])
+        raise InputError(
+            f"{folder}: several files match {repeated}: {names}; give a pattern {repeated}=REGEX"
+        )
+    return [s for sub in _subfolders(folder) for s in _scan_subject(sub, wanted, f"{prefix}{folder.name}_")]
+
+
+def _match(
+    files: Sequence[Path], folder: Path, wanted: Mapping[str, re.Pattern[str]]
+) -> dict[str, list[Path]]:
+    def matches(path: Path, pattern: re.Pattern[str]) -> bool:
+        subject = path.relative_to(folder).as_posix() if "/" in pattern.pattern else path.name
+        return pattern.search(_without_suffix(subject)) is not None
+
+    masks = [path for path in files if matches(path, wanted["mask"])]
+    images = [path for path in files if path not in masks]
+    found = {
+        name: [p for p in images if matches(p, pattern)] for name, pattern in wanted.items() if name != "mask"
+    }
+    return {**found, "mask": masks}
+
+
+def _scan_nnunet(root: Path, fold: int) -> list[Subject]:
+    """nnU-Net's raw data: channel names from dataset.json, the split from splits_final.json if there."""
+    description = _read_json(root / "dataset.json")
+    channels = description.get("channel_names", description.get("modality"))
+    if not isinstance(channels, dict):
+        raise InputError(f"{root / 'dataset.json'}: expected channel_names, a mapping from number to name")
+    modalities = {f"{int(number):04d}": str(name).lower() for number, name in channels.items()}
+    ending = str(description.get("file_ending", ".nii.gz"))
+    training = _nnunet_cases(root, "Tr", modalities, ending)
+    held_out = [replace(case, split="test") for case in _nnunet_cases(root, "Ts", modalities, ending)]
+    splits_file = root / "splits_final.json"
+    if splits_file.is_file():
+        return _nnunet_split(training, splits_file, fold) + held_out
+    if held_out:
+        return assign_splits(training, test_fraction=0.0) + held_out
+    return training
+
+
+def _nnunet_cases(root: Path, part: str, modalities: Mapping[str, str], ending: str) -> list[Subject]:
+    images: dict[str, dict[str, Path]] = {}
+    for path in sorted((root / f"images{part}").glob(f"*{ending}")):
+        case, _, number = path.name.removesuffix(ending).rpartition("_")
+        if number not in modalities:
+            raise InputError(f"{path}: channel {number} is not in dataset.json")
+        images.setdefault(case, {})[modalities[number]] = path
+    labels = {case: root / f"labels{part}" / f"{case}{ending}" for case in images}
+    return [
+        Subject(case, found, labels[case] if labels[case].is_file() else None)
+        for case, found in images.items()
+    ]
+
+
+def _nnunet_split(subjects: Sequence[Subject], path: Path, fold: int) -> list[Subject]:
+    folds = _read_json(path)
+    if not isinstance(folds, list) or not 0 <= fold < len(folds):
+        raise InputError(f"{path}: no fold {fold}")
+    split = dict.fromkeys(folds[fold]["train"], "train") | dict.fromkeys(folds[fold]["val"], "validation")
+    names = {subject.name for subject in subjects}
+    absent = sorted(set(split) - names)
+    if absent:
+        raise InputError(f"{path}: fold {fold} names {absent[0]}, which has no images")
+    return [replace(subject, split=split[subject.name]) for subject in subjects if subject.name in split]
+
+
+def _require_files(subject: Subject, modalities: Sequence[str], mask_required: bool, source: Path) -> None:
+    missing = [modality for modality in modalities if modality not in subject.images]
+    if missing:
+        raise InputError(f"{source}: subject {subject.name} has no {missing[0]} image")
+    if mask_required and subject.mask is None:
+        raise InputError(f"{source}: subject {subject.name} has no lesion mask")
+    for path in (*subject.images.values(), *([subject.mask] if subject.mask else [])):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file (subject {subject.name})")
+
+
+def _require_unique_names(subjects: Sequence[Subject], source: Path) -> None:
+    seen: set[str] = set()
+    for subject in subjects:
+        if subject.name in seen:
+            raise InputError(f"{source}: two subjects are named {subject.name}")
+        seen.add(subject.name)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _without_suffix(name: str) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
