@@ -23,8 +23,8 @@ LATERAL_VENTRICLES = np.array([[-38.0, -58.0, -2.0], [38.0, 42.0, 34.0]])
 class Anatomy:
     """One brain on a grid [X, Y, Z] in RAS+ orientation.
 
-    Tissue maps are probabilities that sum to one inside the brain. In mm: the distance to the lateral ventricles,
-    0 inside them, and the depth below the surface of the brain, 0 outside it.
+    Tissue maps are probabilities that sum to one inside the brain. In mm: distance to the lateral ventricles,
+    0 inside them, and depth below the surface of the brain, 0 outside it.
     """
 
     csf: Volume

@@ -1,8 +1,8 @@
 """Random multiple sclerosis lesions, and the bright structures on FLAIR that are easily taken for lesions.
 
-Counts, sizes and sites follow the thirty consensus segmentations of Lesjak et al. 2018: a median of 80 lesions,
-of 18 mm³ each, mostly beside the ventricles and just below the cortex. Counts are lower and sizes larger here
-because lesions of fewer than three voxels are not kept.
+Counts, sizes and sites follow the thirty consensus segmentations of Lesjak et al. 2018: a median of 80
+lesions, of 18 mm³ each, mostly beside the ventricles and just below the cortex. Counts are lower and sizes
+larger here because lesions of fewer than three voxels are not kept.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def make_lesions(anatomy: Anatomy, generator: np.random.Generator) -> Lesions:
     contrast = np.zeros(shape, dtype=np.float32)
     roughness = smooth_noise(shape, 2.5 / voxel_size, generator)
     for ellipsoid in _ellipsoids(anatomy, generator):
-        _draw(ellipsoid, generator.uniform(0.45, 1.0), voxel_size, roughness, depth, contrast)
+        _draw(ellipsoid, generator.uniform(0.55, 1.0), voxel_size, roughness, depth, contrast)
 
     susceptible = (anatomy.white > 0.25) & (anatomy.csf < 0.3)
     severity = contrast / (1 + np.exp(-np.clip(depth / EDGE_WIDTH, -30, 30))) * susceptible
-    tremor = 0.5 * voxel_size * smooth_noise(shape, 2.5 / voxel_size, generator)
-    bias = voxel_size * generator.uniform(-0.25, 0.25)
+    tremor = 0.35 * voxel_size * smooth_noise(shape, 2.5 / voxel_size, generator)
+    bias = voxel_size * generator.uniform(-0.15, 0.15)
     mask = (depth + tremor + bias > 0) & susceptible
     return Lesions(severity.astype(np.float32), _drop_small(mask))
 

@@ -1,24 +1,26 @@
 """Made-up subjects with multiple sclerosis lesions: T1, T2, FLAIR and a reference mask, as NIfTI files.
 
 They need no download, look like brains, and are difficult on purpose: faint lesions, bright structures on
-FLAIR that are not lesions, noise, uneven coils, and a reference mask that is off by about half a voxel. They are
+FLAIR that are not lesions, noise, uneven coils, and a reference mask that is off by part of a voxel. They are
 for trying a training run, not for judging a method.
 """
 
 from __future__ import annotations
 
 import csv
-import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from geoloss_kernels.demo.anatomy import Anatomy, make_anatomy
 from geoloss_kernels.demo.fields import Volume, smooth_noise
 from geoloss_kernels.demo.lesions import Lesions, make_lesions, make_mimics
+from geoloss_kernels.training.files import replacing
 
 MODALITIES = ("t1", "t2", "flair")
 INTENSITY_SCALE = 1000.0
@@ -72,7 +74,7 @@ def make_phantom(seed: int, index: int, voxel_size: float = 1.5) -> Phantom:
 
 
 def write_phantoms(
-    directory: Path, counts: dict[str, int], seed: int = 0, voxel_size: float = 1.5, workers: int = 2
+    directory: Path, counts: Mapping[str, int], seed: int = 0, voxel_size: float = 1.5, workers: int = 2
 ) -> Path:
     """Writes a folder per subject and a table of them, and returns the path of the table.
 
@@ -81,7 +83,7 @@ def write_phantoms(
 
     Args:
         directory: Folder to write to; made if it does not exist.
-        counts: Number of subjects of each split, such as `{"train": 6, "val": 1, "test": 3}`.
+        counts: Number of subjects of each split, such as `{"train": 6, "validation": 1, "test": 3}`.
         seed: Seed of the data set.
         voxel_size: Edge of the cubic voxels in mm.
         workers: Subjects made at a time; the result does not depend on it.
@@ -127,20 +129,15 @@ def _write_subject(folder: Path, phantom: Phantom) -> None:
 
 
 def _write_nifti(path: Path, data: NDArray[np.generic], affine: NDArray[np.float64]) -> None:
-    import nibabel
-
     image = nibabel.Nifti1Image(data, affine)
     image.header.set_xyzt_units("mm")
-    temporary = path.with_name(f".{path.name}")
-    nibabel.save(image, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        nibabel.save(image, temporary)
 
 
 def _write_table(path: Path, rows: list[dict[str, str]]) -> Path:
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=["subject", *MODALITIES, "mask", "split"])
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
     return path
