@@ -1,0 +1,138 @@
+// Argument checks of the operators, and the way from tensors to plain data. The Python functions check their
+// arguments first and say more; these hold for whoever calls an operator directly.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "geo_sums.h"
+
+namespace geoloss {
+
+using torch::stable::Tensor;
+using torch::headeronly::ScalarType;
+
+inline std::string shape_text(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i ? ", " : "") + std::to_string(tensor.size(i));
+  return text + "]";
+}
+
+inline DType dtype_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return DType::kFloat64;
+    case ScalarType::Float: return DType::kFloat32;
+    case ScalarType::Half: return DType::kFloat16;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Bool: return DType::kBool;
+    case ScalarType::Byte: return DType::kUInt8;
+    case ScalarType::Char: return DType::kInt8;
+    case ScalarType::Short: return DType::kInt16;
+    case ScalarType::Int: return DType::kInt32;
+    case ScalarType::Long: return DType::kInt64;
+    default:
+      STD_TORCH_CHECK(false, name, ": expected a floating, integer or bool dtype");
+  }
+  return DType::kFloat32;
+}
+
+inline bool is_floating(DType dtype) {
+  return dtype == DType::kFloat64 || dtype == DType::kFloat32 || dtype == DType::kFloat16 ||
+         dtype == DType::kBFloat16;
+}
+
+// [N, C, *spatial] as [N, C, D, H, W], D = 1 in 2-D; an axis that `like` has and the tensor repeats has
+// stride 0.
+inline TensorView view_of(const Tensor& tensor, const char* name) {
+  const bool volumetric = tensor.dim() == 5;
+  const auto stride = [&](int64_t dim) { return tensor.size(dim) == 1 ? 0 : tensor.stride(dim); };
+  return {const_cast<void*>(tensor.const_data_ptr()),
+          dtype_of(tensor, name),
+          stride(0),
+          stride(1),
+          volumetric ? tensor.stride(2) : 0,
+          tensor.stride(tensor.dim() - 2),
+          tensor.stride(tensor.dim() - 1)};
+}
+
+// A tensor of input's shape, or with one channel for all where `one_channel` allows it.
+inline TensorView checked_view(const Tensor& tensor, const char* name, const Tensor& input, bool one_channel) {
+  bool fits = tensor.dim() == input.dim() && tensor.device() == input.device();
+  for (int64_t i = 0; fits && i < input.dim(); ++i) {
+    fits = tensor.size(i) == input.size(i) || (i == 1 && one_channel && tensor.size(i) == 1);
+  }
+  STD_TORCH_CHECK(fits, name, ": expected input's device and shape ", shape_text(input),
+                  one_channel ? " (or one channel)" : "", ", got shape ", shape_text(tensor));
+  return view_of(tensor, name);
+}
+
+inline Activation activation_of(const std::string& name) {
+  if (name == "none") return Activation::kNone;
+  if (name == "sigmoid") return Activation::kSigmoid;
+  STD_TORCH_CHECK(name == "softmax", "activation: expected 'none', 'sigmoid' or 'softmax', got '", name, "'");
+  return Activation::kSoftmax;
+}
+
+// The arguments that geo_sums and geo_sums_backward share.
+struct GeoSumsArguments {
+  const Tensor& input;
+  const Tensor& target;
+  const std::optional<Tensor>& mask;
+  const std::optional<Tensor>& map;
+  const std::vector<std::string>& terms;
+  const std::string& activation;
+  const std::vector<double>& spacing;
+  const std::vector<int64_t>& axes;
+  const std::optional<int64_t>& ignore_index;
+  bool include_background;
+};
+
+// `terms` must outlive the result, which points into it.
+inline GeoSumsParams params_of(const GeoSumsArguments& a) {
+  const int64_t spatial = a.input.dim() - 2;
+  STD_TORCH_CHECK(spatial == 2 || spatial == 3, "input: expected [N, C, H, W] or [N, C, D, H, W], got ",
+                  shape_text(a.input));
+  GeoSumsParams p{};
+  p.N = a.input.size(0);
+  p.C = a.input.size(1);
+  p.D = spatial == 3 ? a.input.size(2) : 1;
+  p.H = a.input.size(spatial);
+  p.W = a.input.size(spatial + 1);
+  p.input = view_of(a.input, "input");
+  STD_TORCH_CHECK(is_floating(p.input.dtype), "input: expected a floating dtype");
+  p.target = checked_view(a.target, "target", a.input, true);
+  p.label_map = p.C > 1 && a.target.size(1) == 1;
+  if (a.mask) p.mask = checked_view(*a.mask, "mask", a.input, true);
+  if (a.map) p.map = checked_view(*a.map, "map", a.input, true);
+  p.activation = activation_of(a.activation);
+  p.has_ignore_index = a.ignore_index.has_value();
+  p.ignore_index = static_cast<double>(a.ignore_index.value_or(0));
+  p.first_channel = a.include_background ? 0 : 1;
+  STD_TORCH_CHECK(p.C > p.first_channel, "include_background: without it, input needs two channels or more");
+  STD_TORCH_CHECK(static_cast<int64_t>(a.spacing.size()) == spatial, "spacing: expected ", spatial,
+                  " numbers, got ", a.spacing.size());
+  for (int64_t i = 0; i < spatial; ++i) {
+    STD_TORCH_CHECK(a.spacing[i] > 0, "spacing: expected positive numbers, got ", a.spacing[i]);
+    p.inverse_spacing[3 - spatial + i] = 1 / a.spacing[i];
+  }
+  for (const int64_t axis : a.axes) {
+    STD_TORCH_CHECK(axis >= 0 && axis < spatial, "axes: expected 0 to ", spatial - 1, ", got ", axis);
+    p.axis_chosen[3 - spatial + axis] = true;
+  }
+  STD_TORCH_CHECK(!a.terms.empty() && a.terms.size() <= kMaxTerms, "terms: expected 1 to ", kMaxTerms,
+                  " names, got ", a.terms.size());
+  p.term_count = static_cast<int64_t>(a.terms.size());
+  for (int64_t k = 0; k < p.term_count; ++k) {
+    p.terms[k] = a.terms[k].c_str();
+    const bool needs_map = a.terms[k].starts_with("map_");
+    STD_TORCH_CHECK(!needs_map || p.map.data, "map: the term '", a.terms[k], "' needs one, got none");
+  }
+  return p;
+}
+
+}  // namespace geoloss

@@ -1,0 +1,167 @@
+// The CPU implementation of geo_sums and geo_sums_backward: cuts the work into tiles, runs them on torch's
+// threads and adds up their partial sums in a fixed order.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "../checks.h"
+#include "geo_sums_kernel.h"
+
+namespace geoloss::cpu {
+namespace {
+
+struct Variant {
+  const char* name;
+  const GeoSumsKernel& single;
+  const GeoSumsKernel& fp64;
+  bool supported;
+};
+
+// GEOLOSS_CPU=baseline|avx2|avx512 holds the choice below what the processor offers.
+const Variant& chosen_variant() {
+  static const Variant chosen = [] {
+    const char* limit = std::getenv("GEOLOSS_CPU");
+    const auto usable = [&](const Variant& v) { return v.supported && (!limit || !std::strcmp(limit, v.name)); };
+#if defined(__x86_64__)
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const Variant wide{"avx512", avx512::geo_sums_kernel<float>(), avx512::geo_sums_kernel<double>(), has_avx512};
+    if (usable(wide)) return wide;
+    const Variant medium{"avx2", avx2::geo_sums_kernel<float>(), avx2::geo_sums_kernel<double>(), has_avx2};
+    if (usable(medium)) return medium;
+#endif
+    const Variant narrow{"baseline", baseline::geo_sums_kernel<float>(), baseline::geo_sums_kernel<double>(), true};
+    STD_TORCH_CHECK(usable(narrow), "GEOLOSS_CPU: expected baseline, avx2 or avx512, as far as this processor "
+                    "has them, got '", limit, "'");
+    return narrow;
+  }();
+  return chosen;
+}
+
+const GeoSumsKernel& kernel_for(const GeoSumsParams& params) {
+  const Variant& variant = chosen_variant();
+  return params.input.dtype == DType::kFloat64 ? variant.fp64 : variant.single;
+}
+
+void check_terms(const GeoSumsParams& params) {
+  for (int64_t k = 0; k < params.term_count; ++k) {
+    bool known = false;
+    std::string names;
+    for (int i = 0; const char* name = baseline::geo_sums_term_name(i); ++i) {
+      known |= !std::strcmp(name, params.terms[k]);
+      names += std::string(i ? ", " : "") + name;
+    }
+    STD_TORCH_CHECK(known, "terms: expected names out of ", names, ", got '", params.terms[k], "'");
+  }
+}
+
+// Scratch memory of one thread.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes) : data_(::operator new(bytes, kAlignment)) { std::memset(data_, 0, bytes); }
+  ~Workspace() { ::operator delete(data_, kAlignment); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  void* get() const { return data_; }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  void* data_;
+};
+
+// The partial sums of a volume's tiles lie behind each other: [volumes, tiles per volume, channels, K].
+template <class T>
+void add_partial_sums(const GeoSumsParams& p, const Tiling& tiling, const double* partial, T* sums) {
+  const int64_t tiles_per_volume = tiling.tiles() / tiling.volumes;
+  const int64_t tile_size = tiling.channels * p.term_count;
+  for (int64_t n = 0; n < p.N; ++n) {
+    for (int64_t c = p.first_channel; c < p.C; ++c) {
+      const int64_t volume = (n * p.C + c) / tiling.channels;
+      const double* first = partial + volume * tiles_per_volume * tile_size + c % tiling.channels * p.term_count;
+      for (int64_t k = 0; k < p.term_count; ++k) {
+        double total = 0;
+        for (int64_t tile = 0; tile < tiles_per_volume; ++tile) total += first[tile * tile_size + k];
+        *sums++ = static_cast<T>(total);
+      }
+    }
+  }
+}
+
+Tensor geo_sums(const Tensor& input, const Tensor& target, const std::optional<Tensor>& mask,
+                const std::optional<Tensor>& map, const std::vector<std::string>& terms,
+                const std::string& activation, const std::vector<double>& spacing, const std::vector<int64_t>& axes,
+                const std::optional<int64_t>& ignore_index, bool include_background) {
+  const GeoSumsParams params =
+      params_of({input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
+  check_terms(params);
+  const bool fp64 = params.input.dtype == DType::kFloat64;
+  Tensor sums = torch::stable::new_zeros(input, {params.N, params.C - params.first_channel, params.term_count},
+                                         fp64 ? ScalarType::Double : ScalarType::Float);
+  if (input.numel() == 0) return sums;
+
+  const GeoSumsKernel& kernel = kernel_for(params);
+  const Tiling tiling = kernel.tiling(params, false);
+  const size_t workspace_bytes = kernel.workspace(params, tiling, false);
+  const int64_t tile_size = tiling.channels * params.term_count;
+  const std::unique_ptr<double[]> partial(new double[tiling.tiles() * tile_size]);
+  torch::stable::parallel_for(0, tiling.tiles(), 1, [&](int64_t begin, int64_t end) {
+    const Workspace workspace(workspace_bytes);
+    for (int64_t tile = begin; tile < end; ++tile) {
+      kernel.forward(params, tiling, tile, workspace.get(), partial.get() + tile * tile_size);
+    }
+  });
+  if (fp64) {
+    add_partial_sums(params, tiling, partial.get(), sums.mutable_data_ptr<double>());
+  } else {
+    add_partial_sums(params, tiling, partial.get(), sums.mutable_data_ptr<float>());
+  }
+  return sums;
+}
+
+Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Tensor& target,
+                         const std::optional<Tensor>& mask, const std::optional<Tensor>& map,
+                         const std::vector<std::string>& terms, const std::string& activation,
+                         const std::vector<double>& spacing, const std::vector<int64_t>& axes,
+                         const std::optional<int64_t>& ignore_index, bool include_background) {
+  GeoSumsParams params =
+      params_of({input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
+  check_terms(params);
+  const bool fp64 = params.input.dtype == DType::kFloat64;
+  const bool fits = grad_sums.dim() == 3 && grad_sums.size(0) == params.N &&
+                    grad_sums.size(1) == params.C - params.first_channel && grad_sums.size(2) == params.term_count &&
+                    grad_sums.scalar_type() == (fp64 ? ScalarType::Double : ScalarType::Float);
+  STD_TORCH_CHECK(fits, "grad_sums: expected the shape and dtype of the sums, got shape ", shape_text(grad_sums));
+  const Tensor dense_grad_sums = torch::stable::contiguous(grad_sums);
+  Tensor grad_input = torch::stable::empty_like(input);
+  if (input.numel() == 0) return grad_input;
+
+  params.grad_sums = dense_grad_sums.const_data_ptr();
+  params.grad_input = view_of(grad_input, "grad_input");
+  const GeoSumsKernel& kernel = kernel_for(params);
+  const Tiling tiling = kernel.tiling(params, true);
+  const size_t workspace_bytes = kernel.workspace(params, tiling, true);
+  torch::stable::parallel_for(0, tiling.tiles(), 1, [&](int64_t begin, int64_t end) {
+    const Workspace workspace(workspace_bytes);
+    for (int64_t tile = begin; tile < end; ++tile) kernel.backward(params, tiling, tile, workspace.get());
+  });
+  return grad_input;
+}
+
+std::string cpu_instruction_set() { return chosen_variant().name; }
+
+}  // namespace
+}  // namespace geoloss::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(geoloss, CPU, m) {
+  m.impl("geo_sums", TORCH_BOX(&geoloss::cpu::geo_sums));
+  m.impl("geo_sums_backward", TORCH_BOX(&geoloss::cpu::geo_sums_backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(geoloss, CompositeExplicitAutograd, m) {
+  m.impl("cpu_instruction_set", TORCH_BOX(&geoloss::cpu::cpu_instruction_set));
+}

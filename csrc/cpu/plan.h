@@ -1,0 +1,80 @@
+// What a call asks for, looked up once: its terms, and what they need of the pipeline.
+#pragma once
+
+#include "../geo_sums.h"
+#include "stencil_rows.h"
+#include "voxel_rows.h"
+
+namespace geoloss::GEOLOSS_ISA {
+
+inline bool same_text(const char* a, const char* b) {
+  while (*a && *a == *b) ++a, ++b;
+  return *a == *b;
+}
+
+// A term and the column of `sums` that it fills.
+template <class Term>
+struct Requested {
+  const Term* term;
+  int64_t column;
+};
+
+template <class T>
+struct Plan {
+  Requested<VoxelTerm<T>> voxel[kMaxTerms];
+  Requested<StencilTerm<T>> stencil[kMaxTerms];
+  int voxel_count = 0, stencil_count = 0;
+  bool masked;             // some voxels may be invalid
+  bool on_error = false;   // a stencil reads the error e = s - g
+  bool on_fields = false;  // a stencil reads prediction and target
+  bool from_logit = false;
+  int64_t back = 0, ahead = 0;  // planes and rows that the stencils reach
+
+  explicit Plan(const GeoSumsParams& p) : masked(p.mask.data || p.has_ignore_index) {
+    for (int64_t k = 0; k < p.term_count; ++k) {
+      if (const auto* term = find_stencil(p.terms[k])) {
+        stencil[stencil_count++] = {term, k};
+        on_error |= term->on_error;
+        on_fields |= !term->on_error;
+        back = term->reach_back > back ? term->reach_back : back;
+        ahead = term->reach_ahead > ahead ? term->reach_ahead : ahead;
+      } else {
+        const auto* voxel_term = find_voxel(p.terms[k], p.activation == Activation::kSigmoid);
+        voxel[voxel_count++] = {voxel_term, k};
+        from_logit |= voxel_term->from_logit;
+      }
+    }
+  }
+
+  // The first of a name reads the probability, a second one, if any, the logit.
+  static const VoxelTerm<T>* find_voxel(const char* name, bool logit) {
+    const VoxelTerm<T>* found = nullptr;
+    for (const auto& term : VoxelTable<T, terms::VoxelTerms>::terms) {
+      if (same_text(term.name, name) && (!found || (logit && term.from_logit))) found = &term;
+    }
+    return found;
+  }
+
+  const StencilTerm<T>* find_stencil(const char* name) const {
+    for (const auto& term : masked ? StencilTable<T, true>::terms : StencilTable<T, false>::terms) {
+      if (same_text(term.name, name)) return &term;
+    }
+    return nullptr;
+  }
+
+  int64_t reach() const { return back + ahead; }
+  // A power of two, so that a plane's place in the ring is found by a mask.
+  int64_t ring_planes() const { return reach() == 0 ? 1 : reach() == 1 ? 2 : 4; }
+};
+
+// Every term's name in turn, null past the last.
+inline const char* term_name(int index) {
+  const auto& voxel = VoxelTable<float, terms::VoxelTerms>::terms;
+  const auto& stencil = StencilTable<float, false>::terms;
+  constexpr int voxel_count = sizeof(voxel) / sizeof(voxel[0]);
+  constexpr int stencil_count = sizeof(stencil) / sizeof(stencil[0]);
+  if (index < voxel_count) return voxel[index].name;
+  return index < voxel_count + stencil_count ? stencil[index - voxel_count].name : nullptr;
+}
+
+}  // namespace geoloss::GEOLOSS_ISA

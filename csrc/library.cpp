@@ -1,0 +1,21 @@
+// The operators of the package. Each backend implements them in a file of the operator's name.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(geoloss, m) {
+  // Sums over the valid voxels of each volume: [N, C', K], one column per term.
+  m.def(
+      "geo_sums(Tensor input, Tensor target, Tensor? mask, Tensor? map, str[] terms, str activation, "
+      "float[] spacing, int[] axes, int? ignore_index, bool include_background) -> Tensor");
+  m.def(
+      "geo_sums_backward(Tensor grad_sums, Tensor input, Tensor target, Tensor? mask, Tensor? map, "
+      "str[] terms, str activation, float[] spacing, int[] axes, int? ignore_index, "
+      "bool include_background) -> Tensor");
+
+  // Eq. 1 on the sums S: Σ_j (n_j · [S, 1]) / (d_j · [S, 1]), with the rows n_j and d_j of K + 1 numbers.
+  m.def("geo_ratio(Tensor sums, float[] numerator, float[] denominator) -> Tensor");
+  m.def(
+      "geo_ratio_backward(Tensor grad_ratio, Tensor sums, float[] numerator, float[] denominator) "
+      "-> Tensor");
+
+  m.def("cpu_instruction_set() -> str");
+}
