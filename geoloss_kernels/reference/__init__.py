@@ -1,6 +1,7 @@
 """The definition of right: Eq. 1 and every loss in plain, differentiable PyTorch on any device."""
 
 from geoloss_kernels.reference import gamma, phi, psi, theta
+from geoloss_kernels.reference.geo import GEOLoss, geo_loss
 from geoloss_kernels.reference.losses import (
     bce_loss,
     boundary_loss,
@@ -23,6 +24,8 @@ __all__ = [
     "psi",
     "phi",
     "gamma",
+    "geo_loss",
+    "GEOLoss",
     "geo_sums",
     "geo_ratio",
     "TERMS",
