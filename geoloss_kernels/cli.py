@@ -10,7 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+if TYPE_CHECKING:
+    from geoloss_kernels.training.evaluation import EvaluationTable
+
+Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 Handler = Callable[[argparse.Namespace], int | None]
 
 EXIT_USER_ERROR = 2
@@ -37,9 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_fail(f"{message} (see {self.prog} --help)"))
+
+
 def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser; the demo's own options are there when ``arguments`` start with ``demo``."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="geoloss", description="Multiple sclerosis lesion segmentation with geometric losses."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -51,7 +61,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_demo(commands: argparse._SubParsersAction, arguments: Sequence[str]) -> None:  # type: ignore[type-arg]
+def _add_demo(commands: Commands, arguments: Sequence[str]) -> None:
     parser = commands.add_parser(
         "demo", help="make phantom subjects, train with Dice and Dice + FOG, compare"
     )
@@ -62,19 +72,20 @@ def _add_demo(commands: argparse._SubParsersAction, arguments: Sequence[str]) ->
         parser.set_defaults(handler=command.run)
 
 
-def _add_scan(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
-    parser = commands.add_parser(
-        "scan", help="find and check the subjects of a folder; print them as a CSV table"
-    )
+def _add_scan(commands: Commands) -> None:
+    parser = commands.add_parser("scan", help="find and check subjects; print them as a CSV table")
     _add_source_arguments(parser)
     _add_modalities(parser)
+    parser.add_argument("--lesion-label", type=int, help="value that marks lesions, if not 1")
     parser.add_argument(
-        "--lesion-label", type=int, help="value that marks lesions in masks of more than 0 and 1"
+        "--skip-incomplete",
+        action="store_true",
+        help="leave out subjects that do not pass the checks, and say so on standard error",
     )
     parser.set_defaults(handler=_scan)
 
 
-def _add_train(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_train(commands: Commands) -> None:
     parser = commands.add_parser("train", help="train a network")
     _add_source_arguments(parser, optional=True)
     parser.add_argument("--out", type=Path, metavar="RUN", help="new folder for the run")
@@ -92,10 +103,8 @@ def _add_train(commands: argparse._SubParsersAction) -> None:  # type: ignore[ty
     parser.set_defaults(handler=_train)
 
 
-def _add_predict(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
-    parser = commands.add_parser(
-        "predict", help="write lesion masks and probability maps in the images' own grid"
-    )
+def _add_predict(commands: Commands) -> None:
+    parser = commands.add_parser("predict", help="write lesion masks and probability maps")
     _add_source_arguments(parser, optional=True)
     _add_model_arguments(parser, required=True)
     parser.add_argument("--name", default="subject", help="file name stem when images are given one by one")
@@ -105,16 +114,14 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:  # type: ignore[
     parser.set_defaults(handler=_predict)
 
 
-def _add_evaluate(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_evaluate(commands: Commands) -> None:
     parser = commands.add_parser("evaluate", help="compare predictions with reference masks; write tables")
     _add_source_arguments(parser, optional=True)
     _add_model_arguments(parser, required=False)
     parser.add_argument("--split", choices=("train", "validation", "test", "all"), default="test")
     parser.add_argument("--predictions", type=Path, metavar="DIR", help="folder of masks, instead of a model")
-    parser.add_argument(
-        "--references", type=Path, metavar="DIR", help="folder of reference masks of the same names"
-    )
-    parser.add_argument("--lesion-label", type=int, help="value that marks lesions in the reference masks")
+    parser.add_argument("--references", type=Path, metavar="DIR", help="folder of reference masks")
+    parser.add_argument("--lesion-label", type=int, help="value that marks lesions, if not 1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
     parser.set_defaults(handler=_evaluate)
 
@@ -125,7 +132,7 @@ def _add_source_arguments(parser: argparse.ArgumentParser, *, optional: bool = F
         type=Path,
         nargs="?" if optional else None,
         metavar="DIR|CSV",
-        help="folder with a folder per subject, an nnU-Net data set, or a table subject,t1,t2,flair,mask,split",
+        help="folder of subject folders, nnU-Net data set, or table subject,t1,t2,flair,mask,split",
     )
     parser.add_argument(
         "--pattern",
@@ -150,15 +157,21 @@ def _add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> 
         help="run folder or checkpoint file",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: as trained")
     parser.add_argument("--threshold", type=float, help="probability above which a voxel is lesion")
-    parser.add_argument(
-        "--min-lesion-size", type=int, metavar="VOXELS", help="remove smaller predicted lesions"
-    )
+    parser.add_argument("--min-lesion-size", type=int, metavar="VOXELS", help="remove smaller lesions")
 
 
 def _scan(options: argparse.Namespace) -> None:
-    from geoloss_kernels.training.subjects import format_table, load_subjects
+    from geoloss_kernels.training.errors import InputError
+    from geoloss_kernels.training.subjects import Subject, format_table, load_subjects
     from geoloss_kernels.training.volumes import check_subject
+
+    def check(subject: Subject) -> None:
+        check_subject(subject, options.modalities, options.lesion_label)
+
+    def skip(error: InputError) -> None:
+        print(f"geoloss: skipped: {error}", file=sys.stderr)
 
     subjects = load_subjects(
         options.source,
@@ -166,9 +179,9 @@ def _scan(options: argparse.Namespace) -> None:
         patterns=_patterns(options.pattern),
         fold=options.fold,
         masks_required=False,
+        check=check,
+        on_incomplete=skip if options.skip_incomplete else None,
     )
-    for subject in subjects:
-        check_subject(subject, options.modalities, options.lesion_label)
     print(format_table(subjects), end="")
 
 
@@ -203,7 +216,7 @@ def _predict(options: argparse.Namespace) -> None:
     images = {name: getattr(options, name) for name in ("t1", "t2", "flair") if getattr(options, name)}
     if bool(images) == (options.source is not None):
         raise InputError("predict: expected either DIR|CSV or the images one by one (--t1 --t2 --flair)")
-    model = load_model(options.model, options.device)
+    model = load_model(options.model, options.device, options.precision)
     subjects = [Subject(options.name, images)]
     if options.source is not None:
         subjects = load_subjects(
@@ -241,7 +254,7 @@ def _evaluate_model(options: argparse.Namespace) -> EvaluationTable:
     from geoloss_kernels.training import evaluate, load_model, load_subjects
     from geoloss_kernels.training.errors import InputError
 
-    model = load_model(options.model, options.device)
+    model = load_model(options.model, options.device, options.precision)
     source = options.model / "subjects.csv" if options.source is None else options.source
     subjects = load_subjects(
         source, model.config.modalities, patterns=_patterns(options.pattern), fold=options.fold
@@ -250,7 +263,12 @@ def _evaluate_model(options: argparse.Namespace) -> EvaluationTable:
     if not chosen:
         raise InputError(f"{source}: no subject of split {options.split}")
     return evaluate(
-        model, chosen, options.out, threshold=options.threshold, min_lesion_size=options.min_lesion_size
+        model,
+        chosen,
+        options.out,
+        threshold=options.threshold,
+        min_lesion_size=options.min_lesion_size,
+        lesion_label=options.lesion_label,
     )
 
 

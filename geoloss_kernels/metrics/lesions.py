@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -183,7 +183,7 @@ def summarise(
             lppv_predicted=nan_mean([m.lppv_predicted for m in metrics]),
         )
     if aggregate == "pooled":
-        total = LesionMetrics(*(sum(counts) for counts in zip(*map(_counts, metrics), strict=True)))
+        total = _total(metrics)
         return LesionSummary(len(metrics), total.dice, total.ltpr, total.lppv, total.lppv_predicted)
     raise ValueError(f"aggregate: expected 'macro' or 'pooled', got {aggregate!r}")
 
@@ -201,16 +201,8 @@ def nan_mean(values: Sequence[float]) -> float:
     return math.fsum(defined) / len(defined) if defined else math.nan
 
 
-def _counts(metrics: LesionMetrics) -> tuple[int, ...]:
-    return (
-        metrics.predicted_voxels,
-        metrics.reference_voxels,
-        metrics.common_voxels,
-        metrics.predicted_lesions,
-        metrics.reference_lesions,
-        metrics.detected_lesions,
-        metrics.confirmed_lesions,
-    )
+def _total(subjects: Sequence[LesionMetrics]) -> LesionMetrics:
+    return LesionMetrics(**{f.name: sum(getattr(m, f.name) for m in subjects) for f in fields(LesionMetrics)})
 
 
 def _ratio(numerator: int, denominator: int) -> float:

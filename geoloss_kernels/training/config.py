@@ -7,12 +7,14 @@ import functools
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
-from math import prod
+from itertools import pairwise
+from math import inf, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from geoloss_kernels.training.devices import DEVICE_NAME
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.losses import LOSSES
 from geoloss_kernels.training.network import NETWORKS
@@ -193,52 +195,62 @@ def _coerce_tuple(key: str, value: Any, element_hints: tuple[Any, ...]) -> tuple
     return tuple(_coerce(key, element, hint) for element, hint in zip(value, element_hints, strict=True))
 
 
+class _Rule(NamedTuple):
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def _at_least(lowest: float) -> _Rule:
+    return _Rule(lambda value: lowest <= value < inf, f"a finite number, at least {lowest}")
+
+
+def _one_of(names: Collection[str]) -> _Rule:
+    return _Rule(lambda value: value in names, f"one of {', '.join(names)}")
+
+
+_FRACTION = _Rule(lambda value: 0 <= value <= 1, "between 0 and 1")
+
+_RULES = {
+    "loss": _one_of(LOSSES),
+    "loss_coefficient": _at_least(0),
+    "modalities": _Rule(lambda names: 0 < len(names) == len(set(names)), "one or more different names"),
+    "num_workers": _at_least(0),
+    "batch_size": _at_least(1),
+    "samples_per_subject": _at_least(1),
+    "steps_per_epoch": _at_least(1),
+    "lesion_crop_fraction": _FRACTION,
+    "intensity_shift": _at_least(0),
+    "elastic_probability": _FRACTION,
+    "elastic_strength": _Rule(lambda value: 0 <= value < 0.5, "at least 0 and below 0.5 (no folds)"),
+    "elastic_control_points": _at_least(3),
+    "network": _one_of(NETWORKS),
+    "channels": _Rule(lambda counts: len(counts) >= 2 and min(counts) >= 1, "two or more positive numbers"),
+    "residual_units": _at_least(0),
+    "epochs": _at_least(1),
+    "learning_rate": _Rule(lambda value: 0 < value < inf, "a finite number above 0"),
+    "weight_decay": _at_least(0),
+    "milestones": _Rule(
+        lambda fractions: all(a < b for a, b in pairwise((0.0, *fractions, 1.0))),
+        "increasing fractions between 0 and 1",
+    ),
+    "precision": _one_of(("fp32", "bf16", "fp16")),
+    "validation_interval": _at_least(1),
+    "window_overlap": _Rule(lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "threshold": _Rule(lambda value: 0 < value < 1, "between 0 and 1, both excluded"),
+    "min_lesion_size": _at_least(0),
+    "seed": _at_least(0),
+    "device": _Rule(lambda name: DEVICE_NAME.fullmatch(name) is not None, "auto, cpu, cuda or cuda:N"),
+}
+
+
 def _validate(config: TrainingConfig) -> None:
-    _validate_numbers(config)
-    _validate_choices(config)
-    _validate_network(config)
-
-
-def _validate_numbers(config: TrainingConfig) -> None:
-    for key in ("batch_size", "samples_per_subject", "steps_per_epoch", "epochs", "validation_interval"):
+    for key, rule in _RULES.items():
         value = getattr(config, key)
-        _require(value is None or value >= 1, config, key, "at least 1")
-    for key in ("num_workers", "seed", "min_lesion_size", "residual_units"):
-        _require(getattr(config, key) >= 0, config, key, "at least 0")
-    for key in ("intensity_shift", "loss_coefficient", "weight_decay"):
-        _require(0 <= getattr(config, key) < float("inf"), config, key, "a finite number that is at least 0")
-    for key in ("lesion_crop_fraction", "elastic_probability"):
-        _require(0 <= getattr(config, key) <= 1, config, key, "between 0 and 1")
-    _require(
-        0 <= config.elastic_strength < 0.5, config, "elastic_strength", "at least 0 and below 0.5 (no folds)"
-    )
-    _require(config.elastic_control_points >= 3, config, "elastic_control_points", "at least 3")
-    _require(0 < config.learning_rate < float("inf"), config, "learning_rate", "a finite number above 0")
-    _require(0 <= config.window_overlap < 1, config, "window_overlap", "at least 0 and below 1")
-    _require(0 < config.threshold < 1, config, "threshold", "between 0 and 1")
-    _require(all(0 < m < 1 for m in config.milestones), config, "milestones", "fractions between 0 and 1")
-    _require(
-        list(config.milestones) == sorted(set(config.milestones)),
-        config,
-        "milestones",
-        "increasing fractions",
-    )
+        _require(value is None or rule.holds(value), config, key, rule.expected)
+    _validate_sizes(config)
 
 
-def _validate_choices(config: TrainingConfig) -> None:
-    _require(config.loss in LOSSES, config, "loss", f"one of {', '.join(LOSSES)}")
-    _require(config.network in NETWORKS, config, "network", f"one of {', '.join(NETWORKS)}")
-    _require(config.precision in ("fp32", "bf16", "fp16"), config, "precision", "fp32, bf16 or fp16")
-    device, _, index = config.device.partition(":")
-    known_device = config.device in ("auto", "cpu", "cuda") or (device == "cuda" and index.isdecimal())
-    _require(known_device, config, "device", "auto, cpu, cuda or cuda:N")
-    _require(len(config.modalities) > 0, config, "modalities", "at least one name")
-    _require(len(set(config.modalities)) == len(config.modalities), config, "modalities", "different names")
-
-
-def _validate_network(config: TrainingConfig) -> None:
-    _require(len(config.channels) >= 2, config, "channels", "at least 2 levels")
-    _require(all(count >= 1 for count in config.channels), config, "channels", "positive numbers")
+def _validate_sizes(config: TrainingConfig) -> None:
     levels = len(config.channels) - 1
     _require(len(config.strides) == levels, config, "strides", f"{levels} levels, one fewer than channels")
     _require(

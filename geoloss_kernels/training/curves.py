@@ -21,14 +21,15 @@ def plot_progress(history: Sequence[EpochRecord], path: Path, title: str) -> Non
     from matplotlib.figure import Figure
 
     epochs = [record.epoch for record in history]
-    figure = Figure(figsize=(8, 8), layout="constrained")
+    figure = Figure(figsize=(8, 8))
     loss, validation, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
     loss.plot(epochs, [record.train_loss for record in history], color="black")
     loss.set(title=title, ylabel="training loss")
     for key, label in VALIDATION_CURVES.items():
         points = [(record.epoch, getattr(record, key)) for record in history]
         defined = [(epoch, value) for epoch, value in points if value == value]
-        validation.plot(*zip(*defined, strict=True), marker=".", label=label) if defined else None
+        if defined:
+            validation.plot(*zip(*defined, strict=True), marker=".", label=label)
     validation.set(ylabel="validation", ylim=(0, 1.05))
     if validation.lines:
         validation.legend(loc="lower right", ncols=len(VALIDATION_CURVES))

@@ -96,6 +96,7 @@ def evaluate(
     *,
     threshold: float | None = None,
     min_lesion_size: int | None = None,
+    lesion_label: int | None = None,
     on_subject: Callable[[SubjectResult], None] | None = None,
 ) -> EvaluationTable:
     """Predict every subject and compare with its mask, on the full grid of the files.
@@ -108,13 +109,14 @@ def evaluate(
     """
     if not subjects:
         raise InputError("subjects: expected at least one to evaluate, got none")
+    label = model.config.lesion_label if lesion_label is None else lesion_label
     results = []
     for subject in subjects:
         if subject.mask is None:
             raise InputError(f"subject {subject.name} has no lesion mask to evaluate against")
         prediction = predict_subject(model, subject, threshold=threshold, min_lesion_size=min_lesion_size)
         like = (prediction.grid, subject.images[model.config.modalities[0]])
-        reference = load_mask(subject.mask, model.config.lesion_label, like=like)
+        reference = load_mask(subject.mask, label, like=like)
         metrics = lesion_metrics(prediction.mask, reference)
         results.append(SubjectResult(subject.name, metrics, prediction.grid.voxel_volume))
         if out_dir is not None:

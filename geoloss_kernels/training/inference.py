@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from geoloss_kernels.metrics import label_lesions
 from geoloss_kernels.training.config import TrainingConfig
-from geoloss_kernels.training.devices import autocast, resolve_device
+from geoloss_kernels.training.devices import autocast, check_precision, resolve_device
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.network import build_network
 from geoloss_kernels.training.run_folder import RunFolder, load_checkpoint
@@ -39,13 +40,22 @@ class Prediction:
     grid: Grid
 
 
-def load_model(path: Path, device: str = "auto") -> Model:
-    """Load a checkpoint file, or a run folder's best checkpoint (its last if the run had no validation)."""
+def load_model(path: Path, device: str = "auto", precision: str | None = None) -> Model:
+    """Load a checkpoint file, or a run folder's best checkpoint (its last if the run had no validation).
+
+    Args:
+        path: checkpoint file or run folder.
+        device: "cpu", "cuda", "cuda:N" or "auto".
+        precision: "fp32", "bf16" or "fp16" for prediction; default: as trained.
+    """
     if path.is_dir():
         run = RunFolder.open(path)
         path = run.best_checkpoint if run.best_checkpoint.is_file() else run.last_checkpoint
     resolved = resolve_device(device)
     config, content = load_checkpoint(path, resolved)
+    if precision is not None:
+        config = replace(config, precision=precision)
+    check_precision(resolved, config.precision)
     network = build_network(config).to(resolved)
     network.load_state_dict(content["model"])
     return Model(network.eval(), config, resolved)
@@ -66,13 +76,11 @@ def predict_subject(
     missing = [modality for modality in model.config.modalities if modality not in subject.images]
     if missing:
         raise InputError(f"subject {subject.name} has no {missing[0]} image, which the model needs")
-    volume = load_volume(subject, model.config.modalities, with_mask=False)
-    probability = predict_probability(model.network, volume.image, model.config, model.device).numpy()
-    mask = to_mask(
-        probability,
-        model.config.threshold if threshold is None else threshold,
-        model.config.min_lesion_size if min_lesion_size is None else min_lesion_size,
-    )
+    given: dict[str, Any] = {"threshold": threshold, "min_lesion_size": min_lesion_size}
+    config = replace(model.config, **{key: value for key, value in given.items() if value is not None})
+    volume = load_volume(subject, config.modalities, with_mask=False)
+    probability = predict_probability(model.network, volume.image, config, model.device).numpy()
+    mask = to_mask(probability, config.threshold, config.min_lesion_size)
     return Prediction(subject.name, volume.grid.to_file(probability), volume.grid.to_file(mask), volume.grid)
 
 

@@ -23,7 +23,7 @@ from geoloss_kernels.metrics import LesionSummary, lesion_metrics, summarise
 from geoloss_kernels.training.augmentation import augment
 from geoloss_kernels.training.config import TrainingConfig
 from geoloss_kernels.training.curves import plot_progress
-from geoloss_kernels.training.devices import autocast, resolve_device, wall_clock
+from geoloss_kernels.training.devices import autocast, check_precision, resolve_device, wall_clock
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.inference import predict_probability, to_mask
 from geoloss_kernels.training.losses import Spacing, build_loss
@@ -141,6 +141,7 @@ class _Trainer:
     def __init__(
         self, config: TrainingConfig, subjects: Sequence[Subject], device: torch.device, log: Log
     ) -> None:
+        check_precision(device, config.precision)
         self.config = config
         self.device = device
         self.log = log

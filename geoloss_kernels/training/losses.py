@@ -30,11 +30,12 @@ LOSSES: dict[str, Builder] = {
     "dice+sog": _sog(),
     "dice+sog_two_sided": _sog(two_sided=True),
     "bce": lambda weight, spacing: gk.BCELoss(sigmoid=True),
-    "tversky": lambda weight, spacing: gk.TverskyLoss(sigmoid=True),
+    "tversky": lambda weight, spacing: gk.TverskyLoss(sigmoid=True, alpha=0.3, beta=0.7),
 }
 """Name -> builder(coefficient of the geometric term, voxel spacing in mm or None for the paper's unit
 spacing).
 
+"tversky" weighs false negatives by 0.7 and false positives by 0.3 (Salehi et al. 2017, for MS lesions).
 Every loss takes logits ``[N, 1, x, y, z]`` and a binary target of the same shape, axes in RAS order.
 """
 

@@ -10,7 +10,8 @@ import io
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def load_subjects(
     patterns: Mapping[str, str] | None = None,
     fold: int = 0,
     masks_required: bool = True,
+    check: Callable[[Subject], None] | None = None,
+    on_incomplete: Callable[[InputError], None] | None = None,
 ) -> list[Subject]:
     """Read the subjects of a CSV table or a folder; the layout of a folder is recognised.
 
@@ -73,6 +76,8 @@ def load_subjects(
         patterns: replacements for entries of ``DEFAULT_PATTERNS``, and patterns of other modalities.
         fold: entry of nnU-Net's ``splits_final.json``.
         masks_required: whether a subject without a mask is an error.
+        check: raises InputError for a subject that cannot be used, for example ``check_subject``.
+        on_incomplete: takes the error of a subject, which is then left out; by default the error is raised.
 
     Raises:
         InputError: names the folder or file that is missing, ambiguous or empty.
@@ -84,11 +89,20 @@ def load_subjects(
     elif (source / "dataset.json").is_file():
         subjects = _scan_nnunet(source, fold)
     else:
-        subjects = _scan_folders(source, modalities, {**DEFAULT_PATTERNS, **(patterns or {})})
+        all_patterns = {**DEFAULT_PATTERNS, **(patterns or {})}
+        subjects = _scan_folders(source, modalities, all_patterns, on_incomplete)
+
+    def usable(subject: Subject) -> bool:
+        with _reporting_to(on_incomplete):
+            _require_files(subject, modalities, masks_required, source)
+            if check is not None:
+                check(subject)
+            return True
+        return False
+
+    subjects = [subject for subject in subjects if usable(subject)]
     if not subjects:
         raise InputError(f"{source}: no subjects found")
-    for subject in subjects:
-        _require_files(subject, modalities, masks_required, source)
     _require_unique_names(subjects, source)
     return assign_splits(subjects) if not any(subject.split for subject in subjects) else subjects
 
@@ -152,26 +166,44 @@ def _show(path: Path, relative_to: Path | None) -> str:
     return str(absolute if relative_to is None else absolute.relative_to(relative_to.resolve()))
 
 
-def _scan_folders(root: Path, modalities: Sequence[str], patterns: Mapping[str, str]) -> list[Subject]:
+def _scan_folders(
+    root: Path,
+    modalities: Sequence[str],
+    patterns: Mapping[str, str],
+    on_incomplete: Callable[[InputError], None] | None,
+) -> list[Subject]:
     unknown = [modality for modality in modalities if modality not in patterns]
     if unknown:
-        raise InputError(
-            f"{root}: no file name pattern for modality {unknown[0]}; give one as {unknown[0]}=REGEX"
-        )
-    wanted = {name: re.compile(patterns[name], re.IGNORECASE) for name in (*modalities, "mask")}
+        raise InputError(f"{root}: modality {unknown[0]} has no file name pattern; give {unknown[0]}=REGEX")
+    wanted = {name: _compile(name, patterns[name]) for name in (*modalities, "mask")}
     folders = _subfolders(root)
-    if folders and all(folder.name.lower() in _SPLIT_FOLDERS for folder in folders):
-        return [
-            replace(subject, split=_SPLIT_FOLDERS[folder.name.lower()])
-            for folder in folders
-            for subject in _subjects_below(folder, wanted)
-        ]
-    return _subjects_below(root, wanted)
+    by_split = bool(folders) and all(folder.name.lower() in _SPLIT_FOLDERS for folder in folders)
+    subjects = []
+    for parent in folders if by_split else [root]:
+        split = _SPLIT_FOLDERS[parent.name.lower()] if by_split else ""
+        for folder in _subfolders(parent):
+            with _reporting_to(on_incomplete):
+                found = _scan_subject(folder, wanted, prefix="")
+                subjects += [replace(subject, split=split) for subject in found]
+    return subjects
 
 
-def _subjects_below(root: Path, wanted: Mapping[str, re.Pattern[str]]) -> list[Subject]:
-    folders = _subfolders(root)
-    return [subject for folder in folders for subject in _scan_subject(folder, wanted, prefix="")]
+def _compile(name: str, pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern, re.IGNORECASE)
+    except re.error as error:
+        raise InputError(f"pattern {name}={pattern}: not a regular expression: {error}") from None
+
+
+@contextmanager
+def _reporting_to(report: Callable[[InputError], None] | None) -> Iterator[None]:
+    """Hand InputErrors to ``report`` and go on after the block; without a report let them pass."""
+    try:
+        yield
+    except InputError as error:
+        if report is None:
+            raise
+        report(error)
 
 
 def _scan_subject(folder: Path, wanted: Mapping[str, re.Pattern[str]], prefix: str) -> list[Subject]:

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from geoloss_kernels.training import InputError, Subject, load_subjects
+from geoloss_kernels.training.subjects import assign_splits, format_table, read_table
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return root
+
+
+def make_folders(root: Path, count: int = 3) -> Path:
+    for number in range(count):
+        touch(root / f"s{number}", "T1.nii.gz", "T2.nii.gz", "FLAIR.nii.gz", "lesions.nii.gz")
+    return root
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("T1.nii.gz", "T2.nii.gz", "FLAIR.nii.gz", "lesions.nii.gz"),
+        ("P1_T1.nii", "P1_T2.nii", "P1_FLAIR.nii", "P1_MASK.nii"),
+        (
+            "T1W.nii.gz",
+            "T2W.nii.gz",
+            "FLAIR.nii.gz",
+            "T1WKS.nii.gz",
+            "consensus_gt.nii.gz",
+            "brainmask.nii.gz",
+        ),
+        (
+            "anat/sub-1_T1w.nii.gz",
+            "anat/sub-1_T2w.nii.gz",
+            "anat/sub-1_FLAIR.nii.gz",
+            "sub-1_lesion_mask.nii.gz",
+        ),
+        (
+            "pre/a_mprage_pp.nii",
+            "pre/a_t2_pp.nii",
+            "pre/a_flair_pp.nii",
+            "masks/a_mask.nii",
+            "brain_mask.nii.gz",
+        ),
+    ],
+)
+def test_common_names_are_recognised(tmp_path: Path, names: tuple[str, ...]) -> None:
+    folder = touch(tmp_path / "s1", *names)
+    mask = next(name for name in names if any(word in name.lower() for word in ("lesion", "_mask", "gt")))
+    (subject,) = load_subjects(tmp_path)
+    assert subject.name == "s1"
+    assert [subject.images[m] for m in ("t1", "t2", "flair")] == [folder / name for name in names[:3]]
+    assert subject.mask == folder / mask
+
+
+def test_groups_of_subjects_are_entered(tmp_path: Path) -> None:
+    for patient in ("p1", "p2"):
+        touch(tmp_path / "centre1" / patient, "in/T1.nii", "in/T2.nii", "in/FLAIR.nii", "out/consensus.nii")
+    assert [subject.name for subject in load_subjects(tmp_path)] == ["centre1_p1", "centre1_p2"]
+
+
+def test_split_folders(tmp_path: Path) -> None:
+    for split, count in (("train", 2), ("val", 1), ("test", 1)):
+        for number in range(count):
+            touch(tmp_path / split / f"{split}{number}", "t1.nii", "t2.nii", "flair.nii", "mask.nii")
+    subjects = load_subjects(tmp_path)
+    assert {s.name: s.split for s in subjects} == {
+        "train0": "train",
+        "train1": "train",
+        "val0": "validation",
+        "test0": "test",
+    }
+
+
+def test_patterns_choose_between_files(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "s1", "T1.nii", "T2.nii", "FLAIR.nii", "FLAIR_n4.nii", "mask.nii", "raw/T1.nii")
+    with pytest.raises(
+        InputError, match=r"several files match t1: T1.nii, raw/T1.nii; give a pattern t1=REGEX"
+    ):
+        load_subjects(tmp_path)
+    patterns = {"flair": "flair_n4", "t1": "^raw/T1"}
+    (subject,) = load_subjects(tmp_path, patterns=patterns)
+    assert subject.images["flair"] == folder / "FLAIR_n4.nii"
+    assert subject.images["t1"] == folder / "raw/T1.nii"
+
+
+def test_other_modalities_need_a_pattern(tmp_path: Path) -> None:
+    touch(tmp_path / "s1", "pd.nii", "mask.nii")
+    with pytest.raises(InputError, match="modality pd has no file name pattern"):
+        load_subjects(tmp_path, ["pd"])
+    (subject,) = load_subjects(tmp_path, ["pd"], patterns={"pd": "^pd$"})
+    assert subject.images == {"pd": tmp_path / "s1" / "pd.nii"}
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [("T2.nii.gz", "subject s1 has no t2 image"), ("lesions.nii.gz", "subject s1 has no lesion mask")],
+)
+def test_missing_files(tmp_path: Path, removed: str, message: str) -> None:
+    (make_folders(tmp_path) / "s1" / removed).unlink()
+    with pytest.raises(InputError, match=message):
+        load_subjects(tmp_path)
+
+
+def test_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no subjects found"):
+        load_subjects(tmp_path)
+    (make_folders(tmp_path) / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: no NIfTI file"):
+        load_subjects(tmp_path)
+    with pytest.raises(InputError, match="no such folder or CSV table"):
+        load_subjects(tmp_path / "nowhere")
+
+
+def test_incomplete_subjects_can_be_reported_and_left_out(tmp_path: Path) -> None:
+    (make_folders(tmp_path) / "empty").mkdir()
+    (tmp_path / "s1" / "T2.nii.gz").unlink()
+
+    def refuse_s2(subject: Subject) -> None:
+        if subject.name == "s2":
+            raise InputError("s2 is odd")
+
+    reported: list[str] = []
+    subjects = load_subjects(
+        tmp_path, check=refuse_s2, on_incomplete=lambda error: reported.append(str(error))
+    )
+    assert [subject.name for subject in subjects] == ["s0"]
+    assert len(reported) == 3
+    assert reported[0].endswith("empty: no NIfTI file (.nii or .nii.gz) in this subject folder")
+    assert reported[2] == "s2 is odd"
+
+
+def test_default_split_is_the_papers_and_reproducible() -> None:
+    subjects = [Subject(f"s{number:02d}", {}) for number in range(30)]
+    assigned = assign_splits(subjects)
+    assert [[s.split for s in assigned].count(split) for split in ("train", "validation", "test")] == [
+        15,
+        5,
+        10,
+    ]
+    assert [s.name for s in assigned] == [s.name for s in subjects]
+    assert {s.name: s.split for s in assign_splits(subjects[::-1])} == {s.name: s.split for s in assigned}
+    assert assign_splits(subjects, seed=1) != assigned
+
+
+def test_table_round_trip(tmp_path: Path) -> None:
+    subjects = load_subjects(make_folders(tmp_path / "data"))
+    (tmp_path / "absolute.csv").write_text(format_table(subjects))
+    (tmp_path / "relative.csv").write_text(format_table(subjects, relative_to=tmp_path))
+    assert "data/s0/T1.nii.gz" in (tmp_path / "relative.csv").read_text().splitlines()[1].split(",")
+    assert load_subjects(tmp_path / "absolute.csv") == subjects
+    assert load_subjects(tmp_path / "relative.csv") == subjects
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,t1\n", "expected a column named subject, got name, t1"),
+        ("subject,t1\n,a.nii\n", "a row has no subject name"),
+        ("subject,t1,split\ns,a.nii,tset\n", "s: split: expected one of train, validation, test, got 'tset'"),
+        ("subject,t1,mask\ns,missing.nii,a.nii\n", r"missing.nii: no such file \(subject s\)"),
+        ("subject,t1,mask\ns,a.nii,a.nii\ns,a.nii,a.nii\n", "two subjects are named s"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
+    touch(tmp_path, "a.nii")
+    table = tmp_path / "table.csv"
+    table.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_subjects(table, ["t1"])
+
+
+def test_missing_table(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"t.csv: no such file"):
+        read_table(tmp_path / "t.csv")
+
+
+def make_nnunet(root: Path, cases: int = 3, held_out: int = 1) -> Path:
+    root.mkdir()
+    description = {"channel_names": {"0": "FLAIR", "1": "T1", "2": "T2"}, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(description))
+    for part, count in (("Tr", cases), ("Ts", held_out)):
+        for case in range(count):
+            channels = [f"images{part}/c{part}_{case}_{channel:04d}.nii.gz" for channel in range(3)]
+            touch(root, *channels, f"labels{part}/c{part}_{case}.nii.gz")
+    return root
+
+
+def test_nnunet_layout_with_splits(tmp_path: Path) -> None:
+    root = make_nnunet(tmp_path / "Dataset001_MS")
+    folds = [{"train": ["cTr_0", "cTr_1"], "val": ["cTr_2"]}, {"train": ["cTr_2"], "val": ["cTr_0", "cTr_1"]}]
+    (root / "splits_final.json").write_text(json.dumps(folds))
+    subjects = load_subjects(root, fold=1)
+    assert {s.name: s.split for s in subjects} == {
+        "cTr_0": "validation",
+        "cTr_1": "validation",
+        "cTr_2": "train",
+        "cTs_0": "test",
+    }
+    assert subjects[0].images["t1"] == root / "imagesTr" / "cTr_0_0001.nii.gz"
+    assert subjects[0].images["flair"] == root / "imagesTr" / "cTr_0_0000.nii.gz"
+    assert subjects[0].mask == root / "labelsTr" / "cTr_0.nii.gz"
+    with pytest.raises(InputError, match=r"splits_final.json: no fold 2"):
+        load_subjects(root, fold=2)
+
+
+def test_nnunet_layout_without_splits(tmp_path: Path) -> None:
+    subjects = load_subjects(make_nnunet(tmp_path / "held_out", cases=6))
+    assert [s.split for s in subjects].count("test") == 1
+    assert [s.split for s in subjects].count("validation") == 1
+    subjects = load_subjects(make_nnunet(tmp_path / "all", cases=6, held_out=0))
+    assert [[s.split for s in subjects].count(split) for split in ("train", "validation", "test")] == [
+        3,
+        1,
+        2,
+    ]
+
+
+def test_bad_nnunet_layouts(tmp_path: Path) -> None:
+    root = make_nnunet(tmp_path / "set")
+    (root / "splits_final.json").write_text(json.dumps([{"train": ["absent"], "val": []}]))
+    with pytest.raises(InputError, match="fold 0 names absent, which has no images"):
+        load_subjects(root)
+    touch(root, "imagesTr/cTr_0_0007.nii.gz")
+    with pytest.raises(InputError, match=r"cTr_0_0007.nii.gz: channel 0007 is not in dataset.json"):
+        load_subjects(root)
+    (root / "dataset.json").write_text("{")
+    with pytest.raises(InputError, match=r"dataset.json: not valid JSON"):
+        load_subjects(root)
