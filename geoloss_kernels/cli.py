@@ -164,7 +164,8 @@ def _add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> 
 
 def _scan(options: argparse.Namespace) -> None:
     from geoloss_kernels.training.errors import InputError
-    from geoloss_kernels.training.subjects import Subject, format_table, load_subjects
+    from geoloss_kernels.training.layouts import load_subjects
+    from geoloss_kernels.training.subjects import Subject, format_table
     from geoloss_kernels.training.volumes import check_subject
 
     def check(subject: Subject) -> None:

@@ -66,6 +66,19 @@ def test_groups_of_subjects_are_entered(tmp_path: Path) -> None:
     assert [subject.name for subject in load_subjects(tmp_path)] == ["centre1_p1", "centre1_p2"]
 
 
+def test_bids_with_masks_in_the_derivatives(tmp_path: Path) -> None:
+    for session in ("ses-1", "ses-2"):
+        stem = f"sub-1/{session}/anat/sub-1_{session}"
+        touch(tmp_path, f"{stem}_T1w.nii.gz", f"{stem}_T2w.nii.gz", f"{stem}_FLAIR.nii.gz")
+        touch(tmp_path / "derivatives" / "manual", f"{stem}_label-lesion_mask.nii.gz", f"{stem}_T1w.nii.gz")
+    touch(tmp_path, "code/x.nii")
+    first, second = load_subjects(tmp_path)
+    assert (first.name, second.name) == ("sub-1_ses-1", "sub-1_ses-2")
+    mask = "derivatives/manual/sub-1/ses-2/anat/sub-1_ses-2_label-lesion_mask.nii.gz"
+    assert second.mask == tmp_path / mask
+    assert second.images["t1"] == tmp_path / "sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz"
+
+
 def test_split_folders(tmp_path: Path) -> None:
     for split, count in (("train", 2), ("val", 1), ("test", 1)):
         for number in range(count):

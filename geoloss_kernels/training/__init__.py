@@ -11,11 +11,12 @@ from geoloss_kernels.training.inference import (
     predict_subject,
     save_prediction,
 )
+from geoloss_kernels.training.layouts import load_subjects
 from geoloss_kernels.training.loop import TrainingResult, resume, train
 from geoloss_kernels.training.losses import LOSSES, build_loss
 from geoloss_kernels.training.network import NETWORKS, build_network
 from geoloss_kernels.training.run_folder import EpochRecord
-from geoloss_kernels.training.subjects import Subject, load_subjects
+from geoloss_kernels.training.subjects import Subject
 
 __all__ = [
     "TrainingConfig",

@@ -42,18 +42,27 @@ def elastic_deformation(
     The displacement is 0 on the faces of the crop, so nothing is drawn from outside it, and below half the
     control point distance, so it does not fold.
     """
-    deformed = torch.rand(len(image), generator=generator, device=image.device) < config.elastic_probability
-    displacement = _control_displacement(len(image), config, generator, image)
-    displacement = displacement * deformed.to(image.dtype).view(-1, 1, 1, 1, 1)
+    drawn = torch.rand(len(image), generator=generator, device=image.device) < config.elastic_probability
+    chosen = drawn.nonzero().flatten()
+    if len(chosen) == 0:
+        return image, mask
+    displacement = _control_displacement(len(chosen), config, generator, image)
     dense = functional.interpolate(displacement, size=image.shape[2:], mode="trilinear", align_corners=True)
-    identity = torch.eye(3, 4, device=image.device, dtype=image.dtype).expand(len(image), 3, 4)
-    points = functional.affine_grid(identity, list(image.shape), align_corners=True) + dense.movedim(1, -1)
+    points = _identity_grid(image) + dense.movedim(1, -1)
     moved_image = functional.grid_sample(
-        image, points, mode="bilinear", padding_mode="border", align_corners=True
+        image[chosen], points, mode="bilinear", padding_mode="border", align_corners=True
     )
-    moved_mask = functional.grid_sample(mask.to(image.dtype), points, mode="nearest", align_corners=True)
-    keep = ~deformed.view(-1, 1, 1, 1, 1)
-    return torch.where(keep, image, moved_image), torch.where(keep, mask, moved_mask.to(mask.dtype))
+    moved_mask = functional.grid_sample(
+        mask[chosen].to(image.dtype), points, mode="nearest", align_corners=True
+    )
+    return image.index_copy(0, chosen, moved_image), mask.index_copy(0, chosen, moved_mask.to(mask.dtype))
+
+
+def _identity_grid(image: Tensor) -> Tensor:
+    """``[1, D, H, W, 3]`` coordinates of the voxels in grid_sample's units and order."""
+    axes = [torch.linspace(-1, 1, size, device=image.device, dtype=image.dtype) for size in image.shape[2:]]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack((x, y, z), dim=-1)[None]
 
 
 def _control_displacement(

@@ -14,7 +14,8 @@ from geoloss_kernels.metrics.lesions import nan_mean
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.files import write_text
 from geoloss_kernels.training.inference import Model, predict_subject, save_prediction
-from geoloss_kernels.training.subjects import IMAGE_SUFFIXES, Subject
+from geoloss_kernels.training.layouts import IMAGE_SUFFIXES
+from geoloss_kernels.training.subjects import Subject
 from geoloss_kernels.training.volumes import load_images, load_mask
 
 RATE_COLUMNS = {

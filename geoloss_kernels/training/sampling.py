@@ -84,15 +84,17 @@ def random_crop(
     """
     if volume.mask is None:
         raise ValueError(f"volume: expected a lesion mask, {volume.name} has none")
-    image, mask = (_pad_to(tensor, size) for tensor in (volume.image, volume.mask))
+    margin = [
+        max(wanted - length, 0) // 2 for wanted, length in zip(size, volume.mask.shape[1:], strict=True)
+    ]
+    image, mask = (_pad_to(tensor, size, margin) for tensor in (volume.image, volume.mask))
     last_starts = np.array(mask.shape[1:]) - np.array(size)
     starts = generator.integers(0, last_starts, endpoint=True)
-    if generator.random() < lesion_fraction:
-        lesion_voxels = mask[0].nonzero()
-        if len(lesion_voxels) > 0:
-            voxel = lesion_voxels[generator.integers(len(lesion_voxels))].numpy()
-            lowest = np.maximum(voxel - np.array(size) + 1, 0)
-            starts = generator.integers(lowest, np.minimum(voxel, last_starts), endpoint=True)
+    lesion_voxels = volume.lesion_voxels
+    if generator.random() < lesion_fraction and len(lesion_voxels) > 0:
+        voxel = lesion_voxels[generator.integers(len(lesion_voxels))].numpy() + margin
+        first_starts = np.maximum(voxel - np.array(size) + 1, 0)
+        starts = generator.integers(first_starts, np.minimum(voxel, last_starts), endpoint=True)
     box = (slice(None), *(slice(start, start + length) for start, length in zip(starts, size, strict=True)))
     return image[box], mask[box]
 
@@ -103,9 +105,9 @@ def torch_generator(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(state) >> 1)
 
 
-def _pad_to(tensor: Tensor, size: Sequence[int]) -> Tensor:
+def _pad_to(tensor: Tensor, size: Sequence[int], margin: Sequence[int]) -> Tensor:
+    """Zeros around ``[C, x, y, z]`` up to ``size``, ``margin`` of them before each axis."""
     padding: list[int] = []
-    for length, wanted in zip(reversed(tensor.shape[1:]), reversed(size), strict=True):
-        missing = max(wanted - length, 0)
-        padding += [missing // 2, missing - missing // 2]
+    for length, wanted, before in zip(tensor.shape[:0:-1], reversed(size), reversed(margin), strict=True):
+        padding += [before, max(wanted - length, 0) - before]
     return functional.pad(tensor, padding) if any(padding) else tensor

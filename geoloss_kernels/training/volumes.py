@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,6 +83,11 @@ class Volume:
     mask: Tensor | None
     """[1, x, y, z] uint8 of 0 and 1."""
     grid: Grid
+
+    @cached_property
+    def lesion_voxels(self) -> Tensor:
+        """[lesion voxels, 3] coordinates; empty without a mask."""
+        return torch.empty(0, 3, dtype=torch.int64) if self.mask is None else self.mask[0].nonzero()
 
 
 def load_volume(
