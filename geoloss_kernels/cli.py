@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("geoloss: interrupted", file=sys.stderr)
+        print("geoloss: interrupted (train --resume RUN continues a run)", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

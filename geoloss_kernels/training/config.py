@@ -83,7 +83,7 @@ class TrainingConfig:
     milestones: tuple[float, ...] = (0.5, 0.7, 0.9)
     """Fractions of the epochs after which the learning rate is halved."""
     precision: str = "fp32"
-    """"fp32", "bf16" or "fp16" (CUDA only) autocast of the network; the loss always sees fp32 logits."""
+    """Autocast of the network: fp32 (none), bf16, or fp16 (CUDA only); the loss always sees fp32 logits."""
 
     # Validation
     validation_interval: int = 5
@@ -97,7 +97,7 @@ class TrainingConfig:
     # Run
     seed: int = 0
     device: str = "auto"
-    """"cpu", "cuda", "cuda:N", or "auto" for CUDA where there is a device."""
+    """cpu, cuda, cuda:N, or auto for CUDA where there is a device."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -78,7 +78,7 @@ class EvaluationTable:
         lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
         for name, values in self.rows():
             rates, counts = values[: len(RATE_COLUMNS)], values[len(RATE_COLUMNS) :]
-            cells = [_cell(value, ".3f") for value in rates] + [_cell(value, ".4g") for value in counts]
+            cells = [_cell(value, ".3f") for value in rates] + [_cell(value, ".2f") for value in counts]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         return "\n".join(lines) + "\n"
 
@@ -175,4 +175,5 @@ def _rates(metrics: LesionMetrics | LesionSummary) -> list[float]:
 
 
 def _cell(value: float, specification: str) -> str:
-    return "–" if math.isnan(value) else format(value, specification)
+    """A number without needless zeros after a whole count; a dash for NaN."""
+    return "–" if math.isnan(value) else format(value, specification).removesuffix(".00")

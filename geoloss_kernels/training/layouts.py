@@ -49,12 +49,12 @@ def load_subjects(
 ) -> list[Subject]:
     """Read the subjects of a CSV table or a folder; the layout of a folder is recognised.
 
-    If no subject comes with a split, ``assign_splits`` gives each one; a subject that alone lacks a split is used
-    for nothing.
+    If no subject comes with a split, ``assign_splits`` gives each one; a subject that alone lacks a split is
+    used for nothing.
 
     Args:
-        source: a ``.csv`` file, a folder with nnU-Net's ``dataset.json``, or a folder of subject folders (BIDS
-            included), which may lie in folders named train, validation and test.
+        source: a ``.csv`` file, a folder with nnU-Net's ``dataset.json``, or a folder of subject folders
+            (BIDS included), which may lie in folders named train, validation and test.
         modalities: names of the images every subject must have.
         patterns: replacements for entries of ``DEFAULT_PATTERNS``, and patterns of other modalities.
         fold: entry of nnU-Net's ``splits_final.json``.
