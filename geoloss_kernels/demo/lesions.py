@@ -92,11 +92,12 @@ def make_mimics(anatomy: Anatomy, generator: np.random.Generator) -> Volume:
     plexus = patches(2, 0.8) * (distance < 0.5) * anatomy.csf
     cortex = 0.6 * patches(1.8, 1.6) * anatomy.grey
     haze = 0.3 * np.exp(-distance / 10) * patches(6, 0.2) * anatomy.white
-    return np.clip(np.maximum.reduce([rim, plexus, cortex, haze]), 0, 1).astype(np.float32)
+    brightest = np.maximum.reduce([rim, plexus, cortex, haze])
+    return (np.clip(brightest, 0, 1) * anatomy.brain).astype(np.float32)
 
 
 def _ellipsoids(anatomy: Anatomy, generator: np.random.Generator) -> list[Ellipsoid]:
-    count = int(np.clip(generator.lognormal(np.log(60), 0.5), 15, 150))
+    count = int(np.clip(generator.lognormal(np.log(70), 0.5), 15, 180))
     prior = _site_prior(anatomy)
     sites = generator.choice(prior.size, size=count, replace=False, p=(prior / prior.sum()).ravel())
     return [_ellipsoid(np.array(np.unravel_index(site, prior.shape)), anatomy, generator) for site in sites]
@@ -117,8 +118,8 @@ def _ellipsoid(site: NDArray[np.int64], anatomy: Anatomy, generator: np.random.G
     x, y, z = site
     below_tentorium = anatomy.affine[2, 3] + anatomy.voxel_size * z < TENTORIUM
     periventricular = anatomy.ventricle_distance[x, y, z] < PERIVENTRICULAR
-    volume = generator.lognormal(np.log(45), 1.35) * (2.5 if periventricular else 1)  # mm³
-    volume = np.clip(volume, 8, 150 if below_tentorium else 5000)
+    volume = generator.lognormal(np.log(50), 1.5) * (3 if periventricular else 1)  # mm³
+    volume = np.clip(volume, 8, 150 if below_tentorium else 8000)
     radius = (3 * volume / (4 * np.pi)) ** (1 / 3) / anatomy.voxel_size
     elongation = generator.uniform(1.2, 2.5) if periventricular else generator.uniform(0.8, 1.6)
     axis = _away_from_ventricles(site, anatomy) if periventricular else generator.standard_normal(3)
