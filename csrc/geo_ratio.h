@@ -1,4 +1,7 @@
 // Eq. 1 on the sums of one volume: Σ_j (n_j · [S, 1]) / (d_j · [S, 1]), and its slope.
+//
+// A fraction 0 / 0 is 0 and has the slope 0: a volume without valid voxels adds nothing. A sum of weight 0 is
+// left out, also if it is not finite.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +13,7 @@ namespace geoloss {
 template <class T>
 GEOLOSS_INLINE T affine(const double* row, const T* sums, int64_t terms) {
   T total = static_cast<T>(row[terms]);
-  for (int64_t k = 0; k < terms; ++k) total += static_cast<T>(row[k]) * sums[k];
+  for (int64_t k = 0; k < terms; ++k) total += row[k] == 0 ? T(0) : static_cast<T>(row[k]) * sums[k];
   return total;
 }
 
@@ -20,8 +23,9 @@ GEOLOSS_INLINE T geo_ratio(const T* sums, const double* numerator, const double*
                            int64_t terms) {
   T ratio = 0;
   for (int64_t j = 0; j < fractions; ++j) {
-    const int64_t row = j * (terms + 1);
-    ratio += affine(numerator + row, sums, terms) / affine(denominator + row, sums, terms);
+    const T n = affine(numerator + j * (terms + 1), sums, terms);
+    const T d = affine(denominator + j * (terms + 1), sums, terms);
+    ratio += n == 0 && d == 0 ? T(0) : n / d;
   }
   return ratio;
 }
@@ -34,8 +38,11 @@ GEOLOSS_INLINE void geo_ratio_slope(T grad_ratio, const T* sums, const double* n
   for (int64_t j = 0; j < fractions; ++j) {
     const double* n = numerator + j * (terms + 1);
     const double* d = denominator + j * (terms + 1);
-    const T inverse = 1 / affine(d, sums, terms);
-    const T ratio = affine(n, sums, terms) * inverse;
+    const T dividend = affine(n, sums, terms);
+    const T divisor = affine(d, sums, terms);
+    if (dividend == 0 && divisor == 0) continue;
+    const T inverse = 1 / divisor;
+    const T ratio = dividend * inverse;
     for (int64_t k = 0; k < terms; ++k) {
       grad_sums[k] += grad_ratio * (static_cast<T>(n[k]) - ratio * static_cast<T>(d[k])) * inverse;
     }

@@ -74,15 +74,23 @@ struct CentralDifference {
 struct L2 {
   static constexpr const char* kName = "l2";
   template <class Value>
+  GEOLOSS_INLINE static Value square(const PerAxis<Value>& d) {
+    return d.x * d.x + d.y * d.y + d.z * d.z;
+  }
+  template <class Value>
+  GEOLOSS_INLINE static Value inverse(Value square) {
+    const Value smallest_normal = Value(1.17549435e-38f);
+    return select(square < smallest_normal, Value(0), reciprocal_square_root(square));
+  }
+  template <class Value>
   GEOLOSS_INLINE static Value value(const PerAxis<Value>& d) {
-    return square_root(d.x * d.x + d.y * d.y + d.z * d.z);
+    const Value s = square(d);
+    return s * inverse(s);
   }
   template <class Value>
   GEOLOSS_INLINE static PerAxis<Value> slope(const PerAxis<Value>& d) {
-    const Value square = d.x * d.x + d.y * d.y + d.z * d.z;
-    const Value smallest_normal = Value(1.17549435e-38f);
-    const Value inverse = select(square < smallest_normal, Value(0), reciprocal_square_root(square));
-    return {d.x * inverse, d.y * inverse, d.z * inverse};
+    const Value i = inverse(square(d));
+    return {d.x * i, d.y * i, d.z * i};
   }
 };
 

@@ -28,6 +28,14 @@ constexpr int64_t kMinTileRows = 8;
 constexpr int64_t kMinTilePlanes = 16;
 constexpr int64_t kMinTiles = 32;  // work for that many threads, where the volumes are large enough
 
+// The pipeline comes back to a tensor's row only after the other stages' work on the last one, which is too
+// irregular for the hardware to fetch ahead by itself.
+template <class T>
+GEOLOSS_INLINE void prefetch(const T* row) {
+  constexpr int64_t ahead = 1024 / sizeof(T);
+  __builtin_prefetch(row + ahead);
+}
+
 int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -79,11 +87,14 @@ class Tile {
   }
 
   void backward() {
+    clear_carry();
     for (int64_t z = max(0, z_begin_ - halo_before_); z < z_end_ + plan_.reach(); ++z) {
+      clear_carry_along_y();
       for (int64_t y = rows_begin(); y < rows_end(); ++y) {
         if (z < p_.D) produce(z, y);
         if (flux_wanted(z - plan_.ahead, y)) compute_flux(z - plan_.ahead, y);
         if (inside(z - plan_.reach(), y)) write_gradient(z - plan_.reach(), y);
+        else if (carry_wanted(z - plan_.reach(), y)) sweep_halo(z - plan_.reach(), y);
       }
     }
   }
@@ -96,6 +107,11 @@ class Tile {
 
   bool inside(int64_t z, int64_t y) const {
     return z >= z_begin_ && z < z_end_ && y >= y_begin_ && y < y_end_;
+  }
+
+  // The rows just before the tile hand their flux on to its first plane and to the first row of each plane.
+  bool carry_wanted(int64_t z, int64_t y) const {
+    return z >= max(0, z_begin_ - 1) && z < z_end_ && y >= max(0, y_begin_ - 1) && y < y_end_;
   }
 
   // A voxel's flux reaches the gradients up to `ahead` after it and `back` before it.
@@ -111,11 +127,15 @@ class Tile {
     choose_fields();
     T* next = workspace;
     for (int field = 0; field < kFieldCount; ++field) {
-      if (wanted_[field] && !in_place_[field]) ring_[field] = take_ring(next);
+      if (wanted_[field] && !in_place_[field]) ring_[field] = take_ring(next, plan_.ring_planes());
     }
     if (backward_) {
       for (int i = 0; i < plan_.stencil_count; ++i) {
-        for (int f = 0; f < plan_.stencil[i].term->flux_fields; ++f) flux_[i][f] = take_ring(next);
+        const StencilTerm<T>& term = *plan_.stencil[i].term;
+        for (int f = 0; f < term.flux_fields; ++f) flux_[i][f] = take_ring(next, plan_.ring_planes());
+        if (!term.sweep) continue;
+        carry_along_z_[i] = take_ring(next, 1);
+        carry_along_y_[i] = take_row(next);
       }
     }
     gradient_scratch_ = take_row(next);
@@ -151,12 +171,12 @@ class Tile {
 
   int64_t row_pitch() const { return (ceil_divide(p_.W, V::kCount) + 2) * V::kCount; }
 
-  Ring<T> take_ring(T*& next) const {
+  Ring<T> take_ring(T*& next, int64_t planes) const {
     const bool single_row = plan_.reach() == 0;
     const int64_t rows = single_row ? 1 : min(p_.H, tiling_.rows + halo_before_ + halo_after_);
     const int64_t row_step = single_row ? 0 : row_pitch();
-    Ring<T> ring{next + V::kCount - rows_begin() * row_step, plan_.ring_planes() - 1, rows * row_pitch(), row_step};
-    next += plan_.ring_planes() * rows * row_pitch();
+    Ring<T> ring{next + V::kCount - rows_begin() * row_step, planes - 1, rows * row_pitch(), row_step};
+    next += planes * rows * row_pitch();
     return ring;
   }
 
@@ -309,6 +329,8 @@ class Tile {
       const T* prediction = row(kPrediction, c, z, y);
       const T* target = row(kTarget, c, z, y);
       for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE {
+        prefetch(prediction + x);
+        prefetch(target + x);
         (V::load(prediction + x) - V::load(target + x)).store(error + x);
       });
       extend(error, T(1));
@@ -364,11 +386,11 @@ class Tile {
   }
 
   void scale_axes() {
-    V chosen[3], squared[3];
+    T chosen[3], squared[3];
     for (int axis = 0; axis < 3; ++axis) {
       const double inverse = p_.inverse_spacing[axis];
-      chosen[axis] = V(static_cast<T>(p_.axis_chosen[axis] ? inverse : 0));
-      squared[axis] = V(static_cast<T>(inverse * inverse));
+      chosen[axis] = static_cast<T>(p_.axis_chosen[axis] ? inverse : 0);
+      squared[axis] = static_cast<T>(inverse * inverse);
     }
     inverse_spacing_ = {chosen[2], chosen[1], chosen[0]};
     inverse_spacing_squared_ = {squared[2], squared[1], squared[0]};
@@ -376,11 +398,48 @@ class Tile {
 
   // ---- flux and gather ----
 
+  void clear_carry() {
+    for (int i = 0; i < plan_.stencil_count; ++i) {
+      if (!plan_.stencil[i].term->sweep) continue;
+      for (int64_t c = 0; c < tiling_.channels; ++c) {
+        for (int64_t y = rows_begin(); y < rows_end(); ++y) clear(carry(i, c, y).along_z);
+      }
+    }
+  }
+
+  void clear_carry_along_y() {
+    for (int i = 0; i < plan_.stencil_count; ++i) {
+      if (!plan_.stencil[i].term->sweep) continue;
+      for (int64_t c = 0; c < tiling_.channels; ++c) clear(carry(i, c, y_begin_).along_y);
+    }
+  }
+
+  void clear(T* row) const {
+    for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE { V(T(0)).store(row + x); });
+  }
+
+  FluxCarry<T> carry(int i, int64_t c, int64_t y) const {
+    const int64_t step = c * channel_pitch_;
+    return {carry_along_y_[i] + step, carry_along_z_[i].row(0, y) + step};
+  }
+
+  void sweep_halo(int64_t z, int64_t y) {
+    for_each_summed_channel([&](int64_t c) {
+      const StencilInput<T> in = stencil_input(c, z, y);
+      GradientRow<T> discarded{gradient_scratch_ + c * channel_pitch_, p_.W};
+      for (int i = 0; i < plan_.stencil_count; ++i) {
+        const auto& [term, column] = plan_.stencil[i];
+        if (term->sweep) term->sweep(in, carry(i, c, y), discarded, weight(c, column));
+      }
+    });
+  }
+
   void compute_flux(int64_t z, int64_t y) {
     for_each_summed_channel([&](int64_t c) {
       const StencilInput<T> in = stencil_input(c, z, y);
       for (int i = 0; i < plan_.stencil_count; ++i) {
         const StencilTerm<T>& term = *plan_.stencil[i].term;
+        if (!term.flux) continue;
         T* rows[kMaxFluxFields];
         for (int f = 0; f < term.flux_fields; ++f) rows[f] = flux_[i][f].row(z, y) + c * channel_pitch_;
         term.flux(in, p_.W, rows);
@@ -395,10 +454,10 @@ class Tile {
     for (int f = 0; f < plan_.stencil[i].term->flux_fields; ++f) {
       flux.field[f] = neighbours(flux_[i][f], c, z, y);
     }
-    flux.y_previous_factor = V(y == 0 ? border : T(1));
-    flux.y_next_factor = V(y == p_.H - 1 ? border : T(1));
-    flux.z_previous_factor = V(z == 0 ? border : T(1));
-    flux.z_next_factor = V(z == p_.D - 1 ? border : T(1));
+    flux.y_previous_factor = y == 0 ? border : T(1);
+    flux.y_next_factor = y == p_.H - 1 ? border : T(1);
+    flux.z_previous_factor = z == 0 ? border : T(1);
+    flux.z_next_factor = z == p_.D - 1 ? border : T(1);
     flux.inverse_spacing_squared = inverse_spacing_squared_;
     return flux;
   }
@@ -416,14 +475,7 @@ class Tile {
 
   void write_gradient(int64_t z, int64_t y) {
     for (int64_t c = 0; c < tiling_.channels; ++c) {
-      const V zero(T(0));
-      T* gradient = gradient_row(c, z, y);
-      T* from_logit = logit_gradient_ + c * channel_pitch_;
-      for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE { zero.store(gradient + x); });
-      if (plan_.from_logit) for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE { zero.store(from_logit + x); });
-    }
-    for_each_summed_channel([&](int64_t c) { add_slopes(c, z, y); });
-    for (int64_t c = 0; c < tiling_.channels; ++c) {
+      add_slopes(c, z, y);
       leave_out(row(kValid, c, z, y), gradient_row(c, z, y), T(0));
     }
     if (p_.activation == Activation::kSigmoid) sigmoid_gradient(z, y);
@@ -435,18 +487,23 @@ class Tile {
   }
 
   void add_slopes(int64_t c, int64_t z, int64_t y) {
-    T* gradient = gradient_row(c, z, y);
-    const VoxelRow<T> voxels = voxel_row(c, z, y);
-    for (int i = 0; i < plan_.voxel_count; ++i) {
-      const auto& [term, column] = plan_.voxel[i];
-      if (!term->add_slope) continue;
-      term->add_slope(voxels, weight(c, column), p_.W,
-                      term->from_logit ? logit_gradient_ + c * channel_pitch_ : gradient);
+    GradientRow<T> gradient{gradient_row(c, z, y), p_.W};
+    GradientRow<T> logit_gradient{logit_gradient_ + c * channel_pitch_, p_.W};
+    if (c_ + c >= p_.first_channel) {
+      const VoxelRow<T> voxels = voxel_row(c, z, y);
+      for (int i = 0; i < plan_.voxel_count; ++i) {
+        const auto& [term, column] = plan_.voxel[i];
+        if (!term->add_slope) continue;
+        term->add_slope(voxels, term->from_logit ? logit_gradient : gradient, weight(c, column));
+      }
+      for (int i = 0; i < plan_.stencil_count; ++i) {
+        const auto& [term, column] = plan_.stencil[i];
+        if (term->sweep) term->sweep(stencil_input(c, z, y), carry(i, c, y), gradient, weight(c, column));
+        if (term->gather) term->gather(stencil_flux(i, c, z, y), gradient, weight(c, column));
+      }
     }
-    for (int i = 0; i < plan_.stencil_count; ++i) {
-      const auto& [term, column] = plan_.stencil[i];
-      term->gather(stencil_flux(i, c, z, y), weight(c, column), p_.W, gradient);
-    }
+    if (!gradient.written) clear(gradient.row);
+    if (plan_.from_logit && !logit_gradient.written) clear(logit_gradient.row);
   }
 
   void sigmoid_gradient(int64_t z, int64_t y) {
@@ -487,6 +544,8 @@ class Tile {
   bool wanted_[kFieldCount], in_place_[kFieldCount] = {}, in_place_gradient_;
   Ring<T> ring_[kFieldCount];
   Ring<T> flux_[kMaxTerms][kMaxFluxFields];
+  Ring<T> carry_along_z_[kMaxTerms];
+  T* carry_along_y_[kMaxTerms];
   T* gradient_scratch_;
   T* logit_gradient_;
   int64_t channel_pitch_;  // between one channel's rows and the next's
@@ -494,7 +553,7 @@ class Tile {
   T* readable_row_;
   V* lane_sums_;  // [channels, K]
   int64_t workspace_elements_;
-  PerAxis<V> inverse_spacing_, inverse_spacing_squared_;
+  PerAxis<T> inverse_spacing_, inverse_spacing_squared_;  // of the chosen axes; of all
 };
 
 template <class T>

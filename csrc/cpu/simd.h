@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -75,6 +76,15 @@ struct Lanes {
   friend GEOLOSS_SIMD Mask operator!=(Lanes a, Lanes b) { return a.v != b.v; }
 
   friend GEOLOSS_SIMD Lanes select(Mask condition, Lanes a, Lanes b) { return condition ? a.v : b.v; }
+
+  // Each lane's left neighbour: the last lane of `previous`, then all but the last of this.
+  GEOLOSS_SIMD Lanes shifted_in(Lanes previous) const {
+    return shifted_in(previous, std::make_integer_sequence<int, kCount>{});
+  }
+  template <int... kLane>
+  GEOLOSS_SIMD Lanes shifted_in(Lanes previous, std::integer_sequence<int, kLane...>) const {
+    return __builtin_shufflevector(previous.v, v, (kLane + kCount - 1)...);
+  }
 
   // The lanes below `count` are on.
   GEOLOSS_SIMD static Mask first(int64_t count) {

@@ -27,12 +27,18 @@ struct NeighbourRows {
   }
 };
 
+// The fields that a term does not read are left unset.
 template <class T>
 struct StencilInput {
   NeighbourRows<T> prediction, target, error, valid;
-  PerAxis<Lanes<T>> inverse_spacing;          // FOG: 0 along an axis that is not chosen
-  PerAxis<Lanes<T>> inverse_spacing_squared;  // SOG
+  PerAxis<T> inverse_spacing;          // FOG: 0 along an axis that is not chosen
+  PerAxis<T> inverse_spacing_squared;  // SOG
 };
+
+template <class T>
+GEOLOSS_SIMD PerAxis<Lanes<T>> lanes(const PerAxis<T>& scale) {
+  return {Lanes<T>(scale.x), Lanes<T>(scale.y), Lanes<T>(scale.z)};
+}
 
 constexpr int kMaxFluxFields = 3;
 
@@ -40,10 +46,19 @@ constexpr int kMaxFluxFields = 3;
 template <class T>
 struct StencilFlux {
   NeighbourRows<T> field[kMaxFluxFields];
-  Lanes<T> y_previous_factor, y_next_factor, z_previous_factor, z_next_factor;
-  PerAxis<Lanes<T>> inverse_spacing_squared;
+  T y_previous_factor, y_next_factor, z_previous_factor, z_next_factor;
+  PerAxis<T> inverse_spacing_squared;
 };
 
+// The flux that a row hands on to the next row and to the next plane: read, then replaced by its own.
+template <class T>
+struct FluxCarry {
+  T* along_y;
+  T* along_z;
+};
+
+// The gradient takes two steps where the adjoint looks ahead, `flux` and then `gather`; where it only looks
+// back, one, `sweep`.
 template <class T>
 struct StencilTerm {
   const char* name;
@@ -53,15 +68,9 @@ struct StencilTerm {
   int flux_fields;
   void (*sum)(const StencilInput<T>&, int64_t width, Lanes<T>* sum);
   void (*flux)(const StencilInput<T>&, int64_t width, T* const* flux);
-  void (*gather)(const StencilFlux<T>&, T weight, int64_t width, T* gradient);
+  void (*gather)(const StencilFlux<T>&, GradientRow<T>&, T weight);
+  void (*sweep)(const StencilInput<T>&, const FluxCarry<T>&, GradientRow<T>&, T weight);
 };
-
-template <class T, class Gradient>
-GEOLOSS_SIMD void add_gradient(T weight, int64_t width, T* gradient, Gradient value) {
-  for (int64_t x = 0; x < width; x += Lanes<T>::kCount) {
-    (Lanes<T>::load(gradient + x) + weight * value(x)).store(gradient + x);
-  }
-}
 
 // FOG: Ψ(D e) with e = s - g.
 template <class T, class Operator, class Norm, bool kMasked>
@@ -69,7 +78,7 @@ struct FirstOrder {
   using V = Lanes<T>;
 
   GEOLOSS_SIMD static PerAxis<V> scale(const StencilInput<T>& in, int64_t x) {
-    const auto& h = in.inverse_spacing;
+    const auto h = lanes(in.inverse_spacing);
     if constexpr (!kMasked) return h;
     const auto counts = Operator::counts(in.valid.at(x));
     return {h.x * counts.x, h.y * counts.y, h.z * counts.z};
@@ -80,35 +89,69 @@ struct FirstOrder {
     return {s.x * d.x, s.y * d.y, s.z * d.z};
   }
 
-  static void sum(const StencilInput<T>& in, int64_t width, V* sum) {
+  GEOLOSS_SIMD static PerAxis<V> flux_at(const StencilInput<T>& in, int64_t x) {
+    const auto s = scale(in, x);
+    const auto slope = Norm::slope(difference(in, s, x));
+    return {s.x * slope.x, s.y * slope.y, s.z * slope.z};
+  }
+
+  static void sum(const StencilInput<T>& rows, int64_t width, V* sum) {
+    const StencilInput<T> in = rows;
     add_row(width, sum, [&](int64_t x) GEOLOSS_LAMBDA_INLINE {
       return Norm::value(difference(in, scale(in, x), x));
     });
   }
 
-  static void flux(const StencilInput<T>& in, int64_t width, T* const* flux) {
+  static void flux(const StencilInput<T>& rows, int64_t width, T* const* flux) {
+    const StencilInput<T> in = rows;
+    T* const along_x = flux[0];
+    T* const along_y = flux[1];
+    T* const along_z = flux[2];
     for (int64_t x = 0; x < width; x += V::kCount) {
-      const auto s = scale(in, x);
-      const auto slope = Norm::slope(difference(in, s, x));
-      (s.x * slope.x).store(flux[0] + x);
-      (s.y * slope.y).store(flux[1] + x);
-      (s.z * slope.z).store(flux[2] + x);
+      const auto c = flux_at(in, x);
+      c.x.store(along_x + x);
+      c.y.store(along_y + x);
+      c.z.store(along_z + x);
     }
   }
 
-  static void gather(const StencilFlux<T>& flux, T weight, int64_t width, T* gradient) {
-    add_gradient(weight, width, gradient, [&](int64_t x) GEOLOSS_LAMBDA_INLINE {
+  static void gather(const StencilFlux<T>& rows, GradientRow<T>& gradient, T weight) {
+    const StencilFlux<T> flux = rows;
+    gradient.add([&](int64_t x) GEOLOSS_LAMBDA_INLINE {
       const auto along_x = flux.field[0].at(x), along_y = flux.field[1].at(x), along_z = flux.field[2].at(x);
-      return Operator::adjoint(along_x.x_previous, along_x.centre, along_x.x_next) +
-             Operator::adjoint(flux.y_previous_factor * along_y.y_previous, along_y.centre,
-                               flux.y_next_factor * along_y.y_next) +
-             Operator::adjoint(flux.z_previous_factor * along_z.z_previous, along_z.centre,
-                               flux.z_next_factor * along_z.z_next);
+      return weight * (Operator::adjoint(along_x.x_previous, along_x.centre, along_x.x_next) +
+                       Operator::adjoint(flux.y_previous_factor * along_y.y_previous, along_y.centre,
+                                         flux.y_next_factor * along_y.y_next) +
+                       Operator::adjoint(flux.z_previous_factor * along_z.z_previous, along_z.centre,
+                                         flux.z_next_factor * along_z.z_next));
+    });
+  }
+
+  static void sweep(const StencilInput<T>& rows, const FluxCarry<T>& carry, GradientRow<T>& gradient, T weight) {
+    const StencilInput<T> in = rows;
+    T* __restrict__ const along_y = carry.along_y;
+    T* __restrict__ const along_z = carry.along_z;
+    V x_before(T(0));
+    gradient.add([&](int64_t x) GEOLOSS_LAMBDA_INLINE {
+      const auto c = flux_at(in, x);
+      const V none(T(0));
+      const V sum = Operator::adjoint(c.x.shifted_in(x_before), c.x, none) +
+                    Operator::adjoint(V::load(along_y + x), c.y, none) +
+                    Operator::adjoint(V::load(along_z + x), c.z, none);
+      x_before = c.x;
+      c.y.store(along_y + x);
+      c.z.store(along_z + x);
+      return weight * sum;
     });
   }
 
   static constexpr StencilTerm<T> term(const char* name) {
-    return {name, true, Operator::kReachBack, Operator::kReachAhead, Operator::kBorder, 3, sum, flux, gather};
+    if constexpr (Operator::kReachBack == 0) {
+      return {name, true, 0, Operator::kReachAhead, 0, 0, sum, nullptr, nullptr, sweep};
+    } else {
+      return {name, true, Operator::kReachBack, Operator::kReachAhead, Operator::kBorder, 3, sum, flux, gather,
+              nullptr};
+    }
   }
 };
 
@@ -121,8 +164,9 @@ struct SecondOrder {
   using V = Lanes<T>;
 
   GEOLOSS_SIMD static V transform(const StencilInput<T>& in, const NeighbourRows<T>& rows, int64_t x) {
-    if constexpr (!kMasked) return stencil::laplacian(rows.at(x), in.inverse_spacing_squared);
-    return stencil::masked_laplacian(rows.at(x), in.valid.at(x), in.inverse_spacing_squared);
+    const auto scale = lanes(in.inverse_spacing_squared);
+    if constexpr (!kMasked) return stencil::laplacian(rows.at(x), scale);
+    return stencil::masked_laplacian(rows.at(x), in.valid.at(x), scale);
   }
 
   GEOLOSS_SIMD static V magnitude(V transformed) { return kSigned ? transformed : absolute(transformed); }
@@ -137,46 +181,51 @@ struct SecondOrder {
     return V::load(in.prediction.centre + x) - V::load(in.target.centre + x);
   }
 
-  static void sum(const StencilInput<T>& in, int64_t width, V* sum) {
+  static void sum(const StencilInput<T>& rows, int64_t width, V* sum) {
+    const StencilInput<T> in = rows;
     add_row(width, sum,
             [&](int64_t x) GEOLOSS_LAMBDA_INLINE { return absolute(error(in, x)) * psi(in, x); });
   }
 
-  static void flux(const StencilInput<T>& in, int64_t width, T* const* flux) {
+  static void flux(const StencilInput<T>& rows, int64_t width, T* const* flux) {
+    const StencilInput<T> in = rows;
+    T* const of_transform = flux[0];
+    T* const of_error = flux[1];
     for (int64_t x = 0; x < width; x += V::kCount) {
       const V e = error(in, x);
       const V slope = kSigned ? V(T(1)) : sign(transform(in, in.prediction, x));
-      (absolute(e) * slope).store(flux[0] + x);
-      (sign(e) * psi(in, x)).store(flux[1] + x);
+      (absolute(e) * slope).store(of_transform + x);
+      (sign(e) * psi(in, x)).store(of_error + x);
       if constexpr (kMasked) centre_weight(in, x).store(flux[2] + x);
     }
   }
 
   GEOLOSS_SIMD static V centre_weight(const StencilInput<T>& in, int64_t x) {
     const auto valid = in.valid.at(x);
-    const auto& scale = in.inverse_spacing_squared;
+    const auto scale = lanes(in.inverse_spacing_squared);
     return scale.x * (valid.x_previous + valid.x_next) + scale.y * (valid.y_previous + valid.y_next) +
            scale.z * (valid.z_previous + valid.z_next);
   }
 
-  static void gather(const StencilFlux<T>& flux, T weight, int64_t width, T* gradient) {
-    add_gradient(weight, width, gradient, [&](int64_t x) GEOLOSS_LAMBDA_INLINE {
-      const V of_error = V::load(flux.field[1].centre + x);
-      if constexpr (!kTwoSided) return of_error;
-      return of_error + adjoint(flux, x);
+  static void gather(const StencilFlux<T>& rows, GradientRow<T>& gradient, T weight) {
+    const StencilFlux<T> flux = rows;
+    gradient.add([&](int64_t x) GEOLOSS_LAMBDA_INLINE {
+      V sum = V::load(flux.field[1].centre + x);
+      if constexpr (kTwoSided) sum += adjoint(flux, x);
+      return weight * sum;
     });
   }
 
   GEOLOSS_SIMD static V adjoint(const StencilFlux<T>& flux, int64_t x) {
     const auto u = flux.field[0].at(x);
-    const auto& scale = flux.inverse_spacing_squared;
+    const auto scale = lanes(flux.inverse_spacing_squared);
     if constexpr (!kMasked) return stencil::laplacian(u, scale);
     return scale.x * (u.x_next + u.x_previous) + scale.y * (u.y_next + u.y_previous) +
            scale.z * (u.z_next + u.z_previous) - V::load(flux.field[2].centre + x) * u.centre;
   }
 
   static constexpr StencilTerm<T> term(const char* name) {
-    return {name, false, 1, 1, 1, kMasked ? 3 : 2, sum, flux, gather};
+    return {name, false, 1, 1, 1, kMasked ? 3 : 2, sum, flux, gather, nullptr};
   }
 };
 

@@ -40,12 +40,31 @@ GEOLOSS_SIMD void add_row(int64_t width, Lanes<T>* sum, Value value) {
   *sum = total;
 }
 
+// A row of the gradient that terms add to, one after the other. The first to come finds it unwritten.
+template <class T>
+struct GradientRow {
+  T* row;
+  int64_t width;
+  bool written = false;
+
+  template <class Value>
+  GEOLOSS_SIMD void add(Value value) {
+    T* __restrict__ out = row;
+    if (written) {
+      for (int64_t x = 0; x < width; x += Lanes<T>::kCount) (Lanes<T>::load(out + x) + value(x)).store(out + x);
+    } else {
+      for (int64_t x = 0; x < width; x += Lanes<T>::kCount) value(x).store(out + x);
+    }
+    written = true;
+  }
+};
+
 template <class T>
 struct VoxelTerm {
   const char* name;
   bool from_logit;
   void (*sum)(const VoxelRow<T>&, int64_t width, Lanes<T>* sum);
-  void (*add_slope)(const VoxelRow<T>&, T weight, int64_t width, T* gradient);  // null: the slope is 0
+  void (*add_slope)(const VoxelRow<T>&, GradientRow<T>&, T weight);  // null: the slope is 0
 };
 
 template <class T, class Term>
@@ -54,10 +73,8 @@ void sum_voxel_row(const VoxelRow<T>& row, int64_t width, Lanes<T>* sum) {
 }
 
 template <class T, class Term>
-void add_voxel_slope(const VoxelRow<T>& row, T weight, int64_t width, T* gradient) {
-  for (int64_t x = 0; x < width; x += Lanes<T>::kCount) {
-    (Lanes<T>::load(gradient + x) + weight * Term::slope(VoxelAt<T>{row, x})).store(gradient + x);
-  }
+void add_voxel_slope(const VoxelRow<T>& row, GradientRow<T>& gradient, T weight) {
+  gradient.add([&](int64_t x) GEOLOSS_LAMBDA_INLINE { return weight * Term::slope(VoxelAt<T>{row, x}); });
 }
 
 template <class T, class Term>

@@ -24,8 +24,8 @@ def signed_distance_map(
     """D = edt(¬g) ¬g - (edt(g) - 1) g for each (n, c): positive outside, 0 or less inside.
 
     The map of Kervadec's boundary loss and of MONAI's BoundaryLoss. edt(g) is a voxel's distance to the
-    nearest voxel outside g. For voxels smaller than 1 mm the formula's 1 is the smallest voxel size: a larger
-    one would make the foreground next to the boundary positive, which punishes a right prediction.
+    nearest voxel outside g. The 1 has the unit of ``spacing``: with voxels smaller than 1 mm, foreground
+    next to the boundary has a positive D.
 
     Args:
         target: [N, C, H, W] or [N, C, D, H, W], any real type; the mask g is ``target > 0.5``.
@@ -43,7 +43,7 @@ def signed_distance_map(
     def signed(mask: np.ndarray, sizes: tuple[float, ...]) -> np.ndarray:
         outside = distance_transform_edt(~mask, sampling=sizes)
         inside = distance_transform_edt(mask, sampling=sizes)
-        return np.where(mask, min(1.0, *sizes) - inside, outside)
+        return np.where(mask, 1.0 - inside, outside)
 
     return _map_each(target, spacing, empty, dtype, signed, far_inside=-1.0)
 

@@ -50,21 +50,10 @@ def voxels_from_options(
         to_onehot_y, sigmoid, softmax: as in MONAI. With a single channel ``to_onehot_y``, ``softmax`` and
             ``include_background=False`` have no effect and warn.
     """
-    if sigmoid and softmax:
-        raise ValueError("sigmoid and softmax: expected at most one of them to be True")
-    single_channel = isinstance(input, Tensor) and input.ndim > 1 and input.shape[1] == 1
-    if single_channel:
-        ignored = {
-            "to_onehot_y=True": to_onehot_y,
-            "softmax=True": softmax,
-            "include_background=False": not include_background,
-        }
-        for argument in (name for name, given in ignored.items() if given):
-            warnings.warn(f"single channel prediction, `{argument}` ignored.", stacklevel=3)
-        softmax, include_background = False, True
-    else:
-        _check_target_channels(input, target, to_onehot_y)
-    activation = "sigmoid" if sigmoid else "softmax" if softmax else "none"
+    activation, include_background = resolve_activation(
+        input, target, include_background, to_onehot_y, sigmoid, softmax
+    )
+    mask, ignore_index = resolve_ignore_index(target, mask, ignore_index)
     return prepare(
         input,
         target,
@@ -75,6 +64,51 @@ def voxels_from_options(
         ignore_index=ignore_index,
         include_background=include_background,
     )
+
+
+def resolve_activation(
+    input: Tensor,
+    target: Tensor,
+    include_background: bool,
+    to_onehot_y: bool,
+    sigmoid: bool,
+    softmax: bool,
+) -> tuple[str, bool]:
+    """The activation's name and ``include_background`` as they apply to ``input``, as in MONAI.
+
+    With a single channel ``to_onehot_y``, ``softmax`` and ``include_background=False`` have no effect, and a
+    warning says so.
+    """
+    if sigmoid and softmax:
+        raise ValueError("sigmoid and softmax: expected at most one of them to be True")
+    if isinstance(input, Tensor) and input.ndim > 1 and input.shape[1] == 1:
+        ignored = {
+            "to_onehot_y=True": to_onehot_y,
+            "softmax=True": softmax,
+            "include_background=False": not include_background,
+        }
+        for argument in (name for name, given in ignored.items() if given):
+            warnings.warn(f"single channel prediction, `{argument}` ignored.", stacklevel=4)
+        return "sigmoid" if sigmoid else "none", True
+    _check_target_channels(input, target, to_onehot_y)
+    return "sigmoid" if sigmoid else "softmax" if softmax else "none", include_background
+
+
+def resolve_ignore_index(
+    target: Tensor, mask: Tensor | None, ignore_index: int | None
+) -> tuple[Tensor | None, int | None]:
+    """``mask`` and ``ignore_index`` of `prepare`, from what MONAI means by ``ignore_index``.
+
+    For labels, [N, 1, *spatial], it is compared with them. For a one-hot target it is the class whose voxels
+    are left out of every channel or, outside 0..C-1, a mark of voxels that belong to no class.
+    """
+    if ignore_index is None or target.ndim < 2 or target.shape[1] == 1:
+        return mask, ignore_index
+    if 0 <= ignore_index < target.shape[1]:
+        valid = target[:, ignore_index : ignore_index + 1] != 1
+    else:
+        valid = ((target != 0) & (target != ignore_index)).any(dim=1, keepdim=True)
+    return valid if mask is None else valid & (mask != 0), None
 
 
 def resolve_axes(

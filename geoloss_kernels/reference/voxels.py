@@ -62,10 +62,10 @@ def prepare(
     check_volumes("input", input)
     if not input.is_floating_point():
         raise TypeError(f"input: expected a floating-point tensor, got {input.dtype}")
-    _check_companion("target", target, input)
+    check_companion("target", target, input)
     for name, tensor in (("mask", mask), ("map", map)):
         if tensor is not None:
-            _check_companion(name, tensor, input)
+            check_companion(name, tensor, input)
     if not include_background and input.shape[1] == 1:
         raise ValueError("include_background: False needs at least 2 channels, got an input with 1")
 
@@ -123,7 +123,7 @@ def check_volumes(name: str, tensor: Tensor) -> None:
         )
 
 
-def _check_companion(name: str, tensor: Tensor, input: Tensor) -> None:
+def check_companion(name: str, tensor: Tensor, input: Tensor) -> None:
     """``tensor`` must lie beside ``input``: same device, shape [N, 1 or C, *spatial]."""
     check_volumes(name, tensor)
     if tensor.device != input.device:
