@@ -14,8 +14,8 @@
 
 namespace geoloss {
 
-using torch::stable::Tensor;
 using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
 
 inline std::string shape_text(const Tensor& tensor) {
   std::string text = "[";
@@ -35,8 +35,7 @@ inline DType dtype_of(const Tensor& tensor, const char* name) {
     case ScalarType::Short: return DType::kInt16;
     case ScalarType::Int: return DType::kInt32;
     case ScalarType::Long: return DType::kInt64;
-    default:
-      STD_TORCH_CHECK(false, name, ": expected a floating, integer or bool dtype");
+    default: STD_TORCH_CHECK(false, name, ": expected a floating, integer or bool dtype");
   }
   return DType::kFloat32;
 }
@@ -61,7 +60,8 @@ inline TensorView view_of(const Tensor& tensor, const char* name) {
 }
 
 // A tensor of input's shape, or with one channel for all where `one_channel` allows it.
-inline TensorView checked_view(const Tensor& tensor, const char* name, const Tensor& input, bool one_channel) {
+inline TensorView checked_view(const Tensor& tensor, const char* name, const Tensor& input,
+                               bool one_channel) {
   bool fits = tensor.dim() == input.dim() && tensor.device() == input.device();
   for (int64_t i = 0; fits && i < input.dim(); ++i) {
     fits = tensor.size(i) == input.size(i) || (i == 1 && one_channel && tensor.size(i) == 1);

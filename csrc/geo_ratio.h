@@ -19,8 +19,8 @@ GEOLOSS_INLINE T affine(const double* row, const T* sums, int64_t terms) {
 
 // sums: [K]; numerator, denominator: [fractions, K + 1]
 template <class T>
-GEOLOSS_INLINE T geo_ratio(const T* sums, const double* numerator, const double* denominator, int64_t fractions,
-                           int64_t terms) {
+GEOLOSS_INLINE T geo_ratio(const T* sums, const double* numerator, const double* denominator,
+                           int64_t fractions, int64_t terms) {
   T ratio = 0;
   for (int64_t j = 0; j < fractions; ++j) {
     const T n = affine(numerator + j * (terms + 1), sums, terms);
@@ -32,8 +32,9 @@ GEOLOSS_INLINE T geo_ratio(const T* sums, const double* numerator, const double*
 
 // grad_sums: [K]
 template <class T>
-GEOLOSS_INLINE void geo_ratio_slope(T grad_ratio, const T* sums, const double* numerator, const double* denominator,
-                                    int64_t fractions, int64_t terms, T* grad_sums) {
+GEOLOSS_INLINE void geo_ratio_slope(T grad_ratio, const T* sums, const double* numerator,
+                                    const double* denominator, int64_t fractions, int64_t terms,
+                                    T* grad_sums) {
   for (int64_t k = 0; k < terms; ++k) grad_sums[k] = 0;
   for (int64_t j = 0; j < fractions; ++j) {
     const double* n = numerator + j * (terms + 1);

@@ -6,7 +6,18 @@
 
 namespace geoloss {
 
-enum class DType : int32_t { kFloat64, kFloat32, kFloat16, kBFloat16, kBool, kUInt8, kInt8, kInt16, kInt32, kInt64 };
+enum class DType : int32_t {
+  kFloat64,
+  kFloat32,
+  kFloat16,
+  kBFloat16,
+  kBool,
+  kUInt8,
+  kInt8,
+  kInt16,
+  kInt32,
+  kInt64
+};
 
 enum class Activation : int32_t { kNone, kSigmoid, kSoftmax };
 
@@ -29,14 +40,15 @@ struct GeoSumsParams {
   bool has_ignore_index;
   double ignore_index;
   Activation activation;
-  int64_t first_channel;       // 1 leaves the background channel out of every sum
-  double inverse_spacing[3];   // along z, y, x
-  bool axis_chosen[3];         // z, y, x: the axes FOG differentiates along
-  int64_t term_count;          // K
+  int64_t first_channel;      // 1 leaves the background channel out of every sum
+  double inverse_spacing[3];  // along z, y, x
+  bool axis_chosen[3];        // z, y, x: the axes FOG differentiates along
+  int64_t term_count;         // K
   const char* terms[kMaxTerms];
 
-  TensorView grad_input;   // backward only: [N, C, D, H, W]
-  const void* grad_sums;   // backward only: [N, C - first_channel, K], contiguous, fp64 for fp64 input, else fp32
+  TensorView grad_input;  // backward only: [N, C, D, H, W]
+  const void*
+      grad_sums;  // backward only: [N, C - first_channel, K], contiguous, fp64 for fp64 input, else fp32
 };
 
 }  // namespace geoloss

@@ -9,7 +9,7 @@
 
 namespace geoloss {
 
-#define GEOLOSS_SCALAR_FUNCTIONS(Scalar)                                                        \
+#define GEOLOSS_SCALAR_FUNCTIONS(Scalar)                                                         \
   GEOLOSS_INLINE Scalar select(bool condition, Scalar a, Scalar b) { return condition ? a : b; } \
   GEOLOSS_INLINE Scalar square_root(Scalar x) { return std::sqrt(x); }                           \
   GEOLOSS_INLINE Scalar reciprocal_square_root(Scalar x) { return 1 / std::sqrt(x); }            \

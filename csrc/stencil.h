@@ -1,8 +1,8 @@
 // The geometric part Θ·Ψ(φs, φg) of the formula: difference operators φ, norms Ψ, and their adjoints.
 //
 // Written for any `Value`, a scalar in CUDA and a vector of lanes on the CPU. A `Neighbourhood` holds a field
-// at a voxel and at its six face neighbours, clamped at the border. A `Link` tells, for a masked volume, which
-// of the differences to the neighbours count (1) and which do not (0).
+// at a voxel and at its six face neighbours, clamped at the border. A `Link` tells, for a masked volume,
+// which of the differences to the neighbours count (1) and which do not (0).
 #pragma once
 
 #include "macros.h"
@@ -129,12 +129,10 @@ GEOLOSS_INLINE Value laplacian(const Neighbourhood<Value>& u, const PerAxis<Valu
 template <class Value>
 GEOLOSS_INLINE Value masked_laplacian(const Neighbourhood<Value>& u, const Neighbourhood<Value>& valid,
                                       const PerAxis<Value>& scale) {
-  return valid.centre * (scale.x * (valid.x_next * (u.x_next - u.centre) +
-                                    valid.x_previous * (u.x_previous - u.centre)) +
-                         scale.y * (valid.y_next * (u.y_next - u.centre) +
-                                    valid.y_previous * (u.y_previous - u.centre)) +
-                         scale.z * (valid.z_next * (u.z_next - u.centre) +
-                                    valid.z_previous * (u.z_previous - u.centre)));
+  return valid.centre *
+         (scale.x * (valid.x_next * (u.x_next - u.centre) + valid.x_previous * (u.x_previous - u.centre)) +
+          scale.y * (valid.y_next * (u.y_next - u.centre) + valid.y_previous * (u.y_previous - u.centre)) +
+          scale.z * (valid.z_next * (u.z_next - u.centre) + valid.z_previous * (u.z_previous - u.centre)));
 }
 
 }  // namespace geoloss::stencil

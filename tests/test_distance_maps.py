@@ -31,7 +31,7 @@ def test_equals_brute_force(spacing):
     inside, outside = (brute_force(m, spacing) for m in (mask[0, 0], ~mask[0, 0]))
     target = mask.double()
     torch.testing.assert_close(distance_map(target, spacing)[0, 0], inside + outside)
-    expected = torch.where(mask[0, 0], min(1.0, *spacing) - inside, outside)
+    expected = torch.where(mask[0, 0], 1.0 - inside, outside)
     torch.testing.assert_close(signed_distance_map(target, spacing)[0, 0], expected)
 
 

@@ -10,20 +10,21 @@ namespace geoloss::cpu {
 namespace {
 
 // The number of fractions.
-int64_t check_ratio(const Tensor& sums, const std::vector<double>& numerator, const std::vector<double>& denominator) {
+int64_t check_ratio(const Tensor& sums, const std::vector<double>& numerator,
+                    const std::vector<double>& denominator) {
   STD_TORCH_CHECK(sums.dim() == 3, "sums: expected [N, C, K], got ", shape_text(sums));
   STD_TORCH_CHECK(sums.scalar_type() == ScalarType::Float || sums.scalar_type() == ScalarType::Double,
                   "sums: expected float32 or float64");
   const size_t row = static_cast<size_t>(sums.size(2)) + 1;
   STD_TORCH_CHECK(!numerator.empty() && numerator.size() % row == 0 && numerator.size() == denominator.size(),
-                  "numerator, denominator: expected the same number of rows of K + 1 = ", row, " numbers, got ",
-                  numerator.size(), " and ", denominator.size(), " numbers");
+                  "numerator, denominator: expected the same number of rows of K + 1 = ", row,
+                  " numbers, got ", numerator.size(), " and ", denominator.size(), " numbers");
   return static_cast<int64_t>(numerator.size() / row);
 }
 
 template <class T>
-void ratio_of_each(const Tensor& sums, const std::vector<double>& numerator, const std::vector<double>& denominator,
-                   int64_t fractions, const Tensor& ratio) {
+void ratio_of_each(const Tensor& sums, const std::vector<double>& numerator,
+                   const std::vector<double>& denominator, int64_t fractions, const Tensor& ratio) {
   const int64_t terms = sums.size(2);
   const T* s = sums.const_data_ptr<T>();
   T* r = ratio.mutable_data_ptr<T>();
@@ -40,11 +41,13 @@ void slope_of_each(const Tensor& grad_ratio, const Tensor& sums, const std::vect
   const T* g = grad_ratio.const_data_ptr<T>();
   T* out = grad_sums.mutable_data_ptr<T>();
   for (int64_t i = 0; i < grad_ratio.numel(); ++i) {
-    geo_ratio_slope(g[i], s + i * terms, numerator.data(), denominator.data(), fractions, terms, out + i * terms);
+    geo_ratio_slope(g[i], s + i * terms, numerator.data(), denominator.data(), fractions, terms,
+                    out + i * terms);
   }
 }
 
-Tensor geo_ratio(const Tensor& sums, const std::vector<double>& numerator, const std::vector<double>& denominator) {
+Tensor geo_ratio(const Tensor& sums, const std::vector<double>& numerator,
+                 const std::vector<double>& denominator) {
   const int64_t fractions = check_ratio(sums, numerator, denominator);
   const Tensor dense = torch::stable::contiguous(sums);
   Tensor ratio = torch::stable::new_empty(sums, {sums.size(0), sums.size(1)});
@@ -59,8 +62,8 @@ Tensor geo_ratio(const Tensor& sums, const std::vector<double>& numerator, const
 Tensor geo_ratio_backward(const Tensor& grad_ratio, const Tensor& sums, const std::vector<double>& numerator,
                           const std::vector<double>& denominator) {
   const int64_t fractions = check_ratio(sums, numerator, denominator);
-  STD_TORCH_CHECK(grad_ratio.dim() == 2 && grad_ratio.size(0) == sums.size(0) && grad_ratio.size(1) == sums.size(1) &&
-                      grad_ratio.scalar_type() == sums.scalar_type(),
+  STD_TORCH_CHECK(grad_ratio.dim() == 2 && grad_ratio.size(0) == sums.size(0) &&
+                      grad_ratio.size(1) == sums.size(1) && grad_ratio.scalar_type() == sums.scalar_type(),
                   "grad_ratio: expected [N, C] of sums' dtype, got ", shape_text(grad_ratio));
   const Tensor dense_grad = torch::stable::contiguous(grad_ratio);
   const Tensor dense = torch::stable::contiguous(sums);

@@ -25,19 +25,26 @@ struct Variant {
 const Variant& chosen_variant() {
   static const Variant chosen = [] {
     const char* limit = std::getenv("GEOLOSS_CPU");
-    const auto usable = [&](const Variant& v) { return v.supported && (!limit || !std::strcmp(limit, v.name)); };
+    const auto usable = [&](const Variant& v) {
+      return v.supported && (!limit || !std::strcmp(limit, v.name));
+    };
 #if defined(__x86_64__)
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    const Variant wide{"avx512", avx512::geo_sums_kernel<float>(), avx512::geo_sums_kernel<double>(), has_avx512};
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
+                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512vl");
+    const Variant wide{"avx512", avx512::geo_sums_kernel<float>(), avx512::geo_sums_kernel<double>(),
+                       has_avx512};
     if (usable(wide)) return wide;
     const Variant medium{"avx2", avx2::geo_sums_kernel<float>(), avx2::geo_sums_kernel<double>(), has_avx2};
     if (usable(medium)) return medium;
 #endif
-    const Variant narrow{"baseline", baseline::geo_sums_kernel<float>(), baseline::geo_sums_kernel<double>(), true};
-    STD_TORCH_CHECK(usable(narrow), "GEOLOSS_CPU: expected baseline, avx2 or avx512, as far as this processor "
-                    "has them, got '", limit, "'");
+    const Variant narrow{"baseline", baseline::geo_sums_kernel<float>(), baseline::geo_sums_kernel<double>(),
+                         true};
+    STD_TORCH_CHECK(usable(narrow),
+                    "GEOLOSS_CPU: expected baseline, avx2 or avx512, as far as this processor "
+                    "has them, got '",
+                    limit, "'");
     return narrow;
   }();
   return chosen;
@@ -63,7 +70,9 @@ void check_terms(const GeoSumsParams& params) {
 // Scratch memory of one thread.
 class Workspace {
  public:
-  explicit Workspace(size_t bytes) : data_(::operator new(bytes, kAlignment)) { std::memset(data_, 0, bytes); }
+  explicit Workspace(size_t bytes) : data_(::operator new(bytes, kAlignment)) {
+    std::memset(data_, 0, bytes);
+  }
   ~Workspace() { ::operator delete(data_, kAlignment); }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
@@ -82,7 +91,8 @@ void add_partial_sums(const GeoSumsParams& p, const Tiling& tiling, const double
   for (int64_t n = 0; n < p.N; ++n) {
     for (int64_t c = p.first_channel; c < p.C; ++c) {
       const int64_t volume = (n * p.C + c) / tiling.channels;
-      const double* first = partial + volume * tiles_per_volume * tile_size + c % tiling.channels * p.term_count;
+      const double* first =
+          partial + volume * tiles_per_volume * tile_size + c % tiling.channels * p.term_count;
       for (int64_t k = 0; k < p.term_count; ++k) {
         double total = 0;
         for (int64_t tile = 0; tile < tiles_per_volume; ++tile) total += first[tile * tile_size + k];
@@ -94,14 +104,16 @@ void add_partial_sums(const GeoSumsParams& p, const Tiling& tiling, const double
 
 Tensor geo_sums(const Tensor& input, const Tensor& target, const std::optional<Tensor>& mask,
                 const std::optional<Tensor>& map, const std::vector<std::string>& terms,
-                const std::string& activation, const std::vector<double>& spacing, const std::vector<int64_t>& axes,
-                const std::optional<int64_t>& ignore_index, bool include_background) {
-  const GeoSumsParams params =
-      params_of({input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
+                const std::string& activation, const std::vector<double>& spacing,
+                const std::vector<int64_t>& axes, const std::optional<int64_t>& ignore_index,
+                bool include_background) {
+  const GeoSumsParams params = params_of(
+      {input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
   check_terms(params);
   const bool fp64 = params.input.dtype == DType::kFloat64;
-  Tensor sums = torch::stable::new_zeros(input, {params.N, params.C - params.first_channel, params.term_count},
-                                         fp64 ? ScalarType::Double : ScalarType::Float);
+  Tensor sums =
+      torch::stable::new_zeros(input, {params.N, params.C - params.first_channel, params.term_count},
+                               fp64 ? ScalarType::Double : ScalarType::Float);
   if (input.numel() == 0) return sums;
 
   const GeoSumsKernel& kernel = kernel_for(params);
@@ -128,14 +140,16 @@ Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Ten
                          const std::vector<std::string>& terms, const std::string& activation,
                          const std::vector<double>& spacing, const std::vector<int64_t>& axes,
                          const std::optional<int64_t>& ignore_index, bool include_background) {
-  GeoSumsParams params =
-      params_of({input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
+  GeoSumsParams params = params_of(
+      {input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
   check_terms(params);
   const bool fp64 = params.input.dtype == DType::kFloat64;
   const bool fits = grad_sums.dim() == 3 && grad_sums.size(0) == params.N &&
-                    grad_sums.size(1) == params.C - params.first_channel && grad_sums.size(2) == params.term_count &&
+                    grad_sums.size(1) == params.C - params.first_channel &&
+                    grad_sums.size(2) == params.term_count &&
                     grad_sums.scalar_type() == (fp64 ? ScalarType::Double : ScalarType::Float);
-  STD_TORCH_CHECK(fits, "grad_sums: expected the shape and dtype of the sums, got shape ", shape_text(grad_sums));
+  STD_TORCH_CHECK(fits, "grad_sums: expected the shape and dtype of the sums, got shape ",
+                  shape_text(grad_sums));
   const Tensor dense_grad_sums = torch::stable::contiguous(grad_sums);
   Tensor grad_input = torch::stable::empty_like(input);
   if (input.numel() == 0) return grad_input;

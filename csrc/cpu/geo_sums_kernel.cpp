@@ -7,10 +7,10 @@
 //   backward   produce(z, y) ──▶ flux(z - ahead, y) ──▶ gather(z - ahead - back, y)
 //
 // `produce` reads input and target and applies the activation, `sum` evaluates the terms; `flux` evaluates
-// Ψ'(φe) and `gather` applies the adjoint stencil to it, so that each element of the gradient is written once.
-// A stencil reaches `back` planes and rows behind a voxel and `ahead` of it (0 and 1 for forward differences);
-// rows wait in rings of that many planes plus one. Forward moves input + target, backward input + target +
-// gradient; the halo at a tile's rim is read twice, the second time mostly from cache.
+// Ψ'(φe) and `gather` applies the adjoint stencil to it, so that each element of the gradient is written
+// once. A stencil reaches `back` planes and rows behind a voxel and `ahead` of it (0 and 1 for forward
+// differences); rows wait in rings of that many planes plus one. Forward moves input + target, backward input
+// + target + gradient; the halo at a tile's rim is read twice, the second time mostly from cache.
 //
 // This file is compiled once per instruction set, into the namespace GEOLOSS_ISA.
 #include "geo_sums_kernel.h"
@@ -40,7 +40,8 @@ int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The last planes of a field. Rows are padded by a vector at either end. Without stencils one row does for all.
+// The last planes of a field. Rows are padded by a vector at either end. Without stencils one row does for
+// all.
 template <class T>
 struct Ring {
   T* first = nullptr;  // null: the field is not in a ring
@@ -93,8 +94,10 @@ class Tile {
       for (int64_t y = rows_begin(); y < rows_end(); ++y) {
         if (z < p_.D) produce(z, y);
         if (flux_wanted(z - plan_.ahead, y)) compute_flux(z - plan_.ahead, y);
-        if (inside(z - plan_.reach(), y)) write_gradient(z - plan_.reach(), y);
-        else if (carry_wanted(z - plan_.reach(), y)) sweep_halo(z - plan_.reach(), y);
+        if (inside(z - plan_.reach(), y))
+          write_gradient(z - plan_.reach(), y);
+        else if (carry_wanted(z - plan_.reach(), y))
+          sweep_halo(z - plan_.reach(), y);
       }
     }
   }
@@ -208,8 +211,9 @@ class Tile {
 
   NeighbourRows<T> neighbours(const Ring<T>& ring, int64_t c, int64_t z, int64_t y) const {
     const int64_t step = c * channel_pitch_;
-    return {ring.row(z, y) + step, ring.row(z, max(y - 1, 0)) + step, ring.row(z, min(y + 1, p_.H - 1)) + step,
-            ring.row(max(z - 1, 0), y) + step, ring.row(min(z + 1, p_.D - 1), y) + step};
+    return {ring.row(z, y) + step, ring.row(z, max(y - 1, 0)) + step,
+            ring.row(z, min(y + 1, p_.H - 1)) + step, ring.row(max(z - 1, 0), y) + step,
+            ring.row(min(z + 1, p_.D - 1), y) + step};
   }
 
   // ---- produce ----
@@ -303,9 +307,8 @@ class Tile {
       for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE { V::load(prediction + x).store(logit + x); });
       leave_out(row(kValid, 0, z, y), logit, -__builtin_inff());
     }
-    for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE {
-      sigmoid(V::load(prediction + x)).store(prediction + x);
-    });
+    for_each_vector([&](int64_t x)
+                        GEOLOSS_LAMBDA_INLINE { sigmoid(V::load(prediction + x)).store(prediction + x); });
   }
 
   void apply_softmax(int64_t z, int64_t y) {
@@ -581,7 +584,8 @@ size_t workspace(const GeoSumsParams& p, const Tiling& tiling, bool backward) {
 }
 
 template <class T>
-void forward(const GeoSumsParams& p, const Tiling& tiling, int64_t tile, void* workspace, double* partial_sums) {
+void forward(const GeoSumsParams& p, const Tiling& tiling, int64_t tile, void* workspace,
+             double* partial_sums) {
   Tile<T>(p, tiling, false, tile, workspace).forward(partial_sums);
 }
 

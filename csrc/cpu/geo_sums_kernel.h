@@ -7,10 +7,10 @@ namespace geoloss::cpu {
 
 // The volume is cut into tiles by its shape alone, so that sums do not depend on the number of threads.
 struct Tiling {
-  int64_t rows, planes;           // of a tile
-  int64_t tiles_y, tiles_z;       // per volume
-  int64_t volumes;                // N·C, or N where softmax ties the channels
-  int64_t channels;               // per volume: 1, or C
+  int64_t rows, planes;      // of a tile
+  int64_t tiles_y, tiles_z;  // per volume
+  int64_t volumes;           // N·C, or N where softmax ties the channels
+  int64_t channels;          // per volume: 1, or C
   int64_t tiles() const { return volumes * tiles_z * tiles_y; }
 };
 
@@ -25,11 +25,11 @@ struct GeoSumsKernel {
 
 }  // namespace geoloss::cpu
 
-#define GEOLOSS_DECLARE_VARIANT(isa)              \
-  namespace geoloss::isa {                        \
-  template <class T> /* of the arithmetic */      \
-  const cpu::GeoSumsKernel& geo_sums_kernel();    \
-  const char* geo_sums_term_name(int index);      \
+#define GEOLOSS_DECLARE_VARIANT(isa)           \
+  namespace geoloss::isa {                     \
+  template <class T> /* of the arithmetic */   \
+  const cpu::GeoSumsKernel& geo_sums_kernel(); \
+  const char* geo_sums_term_name(int index);   \
   }
 
 // The names of the terms in turn, null past the last.

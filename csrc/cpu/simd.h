@@ -116,8 +116,12 @@ GEOLOSS_SIMD Floats from_bits(Floats::Mask x) {
 }
 
 #if defined(__AVX512F__)
-GEOLOSS_SIMD Floats square_root(Floats x) { return Floats(Floats::Native(_mm512_maskz_sqrt_ps(0xffff, x.v))); }
-GEOLOSS_SIMD Doubles square_root(Doubles x) { return Doubles(Doubles::Native(_mm512_maskz_sqrt_pd(0xff, x.v))); }
+GEOLOSS_SIMD Floats square_root(Floats x) {
+  return Floats(Floats::Native(_mm512_maskz_sqrt_ps(0xffff, x.v)));
+}
+GEOLOSS_SIMD Doubles square_root(Doubles x) {
+  return Doubles(Doubles::Native(_mm512_maskz_sqrt_pd(0xff, x.v)));
+}
 GEOLOSS_SIMD Floats approximate_reciprocal_square_root(Floats x) {
   return Floats(Floats::Native(_mm512_maskz_rsqrt14_ps(0xffff, x.v)));
 }
@@ -187,7 +191,8 @@ GEOLOSS_SIMD Floats logarithm(Floats x) {
   const auto offset = bits(scaled) - bits(Floats(0.707106781186547524f));
   const auto exponent = offset >> 23;
   const Floats mantissa = from_bits(bits(scaled) - (exponent << 23));
-  const Floats n = Floats(__builtin_convertvector(exponent, Floats::Native)) + select(subnormal, Floats(-23.f), Floats(0.f));
+  const Floats n = Floats(__builtin_convertvector(exponent, Floats::Native)) +
+                   select(subnormal, Floats(-23.f), Floats(0.f));
   const Floats ln_mantissa = twice_artanh((mantissa - 1.f) / (mantissa + 1.f));
   const Floats result = n * 0.693359375f + (ln_mantissa - n * 2.12194440e-4f);
   const float infinity = __builtin_inff();
@@ -195,10 +200,10 @@ GEOLOSS_SIMD Floats logarithm(Floats x) {
   return select(x > 0.f, finite, select(x == 0.f, Floats(-infinity), Floats(__builtin_nanf(""))));
 }
 
-#define GEOLOSS_PER_LANE(name, function)                                            \
-  GEOLOSS_SIMD Doubles name(Doubles x) {                                            \
-    for (int i = 0; i < Doubles::kCount; ++i) x.v[i] = function(x.v[i]);             \
-    return x;                                                                       \
+#define GEOLOSS_PER_LANE(name, function)                                 \
+  GEOLOSS_SIMD Doubles name(Doubles x) {                                 \
+    for (int i = 0; i < Doubles::kCount; ++i) x.v[i] = function(x.v[i]); \
+    return x;                                                            \
   }
 GEOLOSS_PER_LANE(exponential, std::exp)
 GEOLOSS_PER_LANE(logarithm, std::log)

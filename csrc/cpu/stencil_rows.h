@@ -1,5 +1,5 @@
-// The stencil terms along a row: the value Θ·Ψ(φ) that a row adds to a sum, and the two steps of its gradient,
-// the flux Ψ'(φ) at each voxel and the adjoint stencil that gathers it.
+// The stencil terms along a row: the value Θ·Ψ(φ) that a row adds to a sum, and the two steps of its
+// gradient, the flux Ψ'(φ) at each voxel and the adjoint stencil that gathers it.
 #pragma once
 
 #include "../stencil.h"
@@ -20,9 +20,8 @@ struct NeighbourRows {
   const T* z_next;
 
   GEOLOSS_SIMD Neighbourhood<Lanes<T>> at(int64_t x) const {
-    return {Lanes<T>::load(centre + x),         Lanes<T>::load(centre + x - 1),
-            Lanes<T>::load(centre + x + 1),     Lanes<T>::load(y_previous + x),
-            Lanes<T>::load(y_next + x),         Lanes<T>::load(z_previous + x),
+    return {Lanes<T>::load(centre + x),     Lanes<T>::load(centre + x - 1), Lanes<T>::load(centre + x + 1),
+            Lanes<T>::load(y_previous + x), Lanes<T>::load(y_next + x),     Lanes<T>::load(z_previous + x),
             Lanes<T>::load(z_next + x)};
   }
 };
@@ -97,9 +96,8 @@ struct FirstOrder {
 
   static void sum(const StencilInput<T>& rows, int64_t width, V* sum) {
     const StencilInput<T> in = rows;
-    add_row(width, sum, [&](int64_t x) GEOLOSS_LAMBDA_INLINE {
-      return Norm::value(difference(in, scale(in, x), x));
-    });
+    add_row(width, sum,
+            [&](int64_t x) GEOLOSS_LAMBDA_INLINE { return Norm::value(difference(in, scale(in, x), x)); });
   }
 
   static void flux(const StencilInput<T>& rows, int64_t width, T* const* flux) {
@@ -127,7 +125,8 @@ struct FirstOrder {
     });
   }
 
-  static void sweep(const StencilInput<T>& rows, const FluxCarry<T>& carry, GradientRow<T>& gradient, T weight) {
+  static void sweep(const StencilInput<T>& rows, const FluxCarry<T>& carry, GradientRow<T>& gradient,
+                    T weight) {
     const StencilInput<T> in = rows;
     T* __restrict__ const along_y = carry.along_y;
     T* __restrict__ const along_z = carry.along_z;
@@ -149,16 +148,16 @@ struct FirstOrder {
     if constexpr (Operator::kReachBack == 0) {
       return {name, true, 0, Operator::kReachAhead, 0, 0, sum, nullptr, nullptr, sweep};
     } else {
-      return {name, true, Operator::kReachBack, Operator::kReachAhead, Operator::kBorder, 3, sum, flux, gather,
-              nullptr};
+      return {name,   true,   Operator::kReachBack, Operator::kReachAhead, Operator::kBorder, 3, sum, flux,
+              gather, nullptr};
     }
   }
 };
 
 // SOG: |e| ψ with ψ = |Δg|, and + |Δs| where two-sided; kSigned leaves the absolute values away.
-// Flux fields: 0, what Δ acts on in the adjoint, |e| ∂ψ/∂Δs; 1, the slope of |e| times ψ; 2, where masked, the
-// weight of the centre in Δ, which is all that the adjoint has to know of the mask: at invalid voxels field 0
-// is 0.
+// Flux fields: 0, what Δ acts on in the adjoint, |e| ∂ψ/∂Δs; 1, the slope of |e| times ψ; 2, where masked,
+// the weight of the centre in Δ, which is all that the adjoint has to know of the mask: at invalid voxels
+// field 0 is 0.
 template <class T, bool kTwoSided, bool kSigned, bool kMasked>
 struct SecondOrder {
   using V = Lanes<T>;
@@ -183,8 +182,7 @@ struct SecondOrder {
 
   static void sum(const StencilInput<T>& rows, int64_t width, V* sum) {
     const StencilInput<T> in = rows;
-    add_row(width, sum,
-            [&](int64_t x) GEOLOSS_LAMBDA_INLINE { return absolute(error(in, x)) * psi(in, x); });
+    add_row(width, sum, [&](int64_t x) GEOLOSS_LAMBDA_INLINE { return absolute(error(in, x)) * psi(in, x); });
   }
 
   static void flux(const StencilInput<T>& rows, int64_t width, T* const* flux) {

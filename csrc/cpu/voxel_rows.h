@@ -51,7 +51,8 @@ struct GradientRow {
   GEOLOSS_SIMD void add(Value value) {
     T* __restrict__ out = row;
     if (written) {
-      for (int64_t x = 0; x < width; x += Lanes<T>::kCount) (Lanes<T>::load(out + x) + value(x)).store(out + x);
+      for (int64_t x = 0; x < width; x += Lanes<T>::kCount)
+        (Lanes<T>::load(out + x) + value(x)).store(out + x);
     } else {
       for (int64_t x = 0; x < width; x += Lanes<T>::kCount) value(x).store(out + x);
     }
