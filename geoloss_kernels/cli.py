@@ -86,7 +86,14 @@ def _add_scan(commands: Commands) -> None:
 
 
 def _add_train(commands: Commands) -> None:
-    parser = commands.add_parser("train", help="train a network")
+    from geoloss_kernels.training.config import TrainingConfig
+
+    parser = commands.add_parser(
+        "train",
+        help="train a network",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"configuration keys with their defaults, as in a TOML file:\n{TrainingConfig().to_toml()}",
+    )
     _add_source_arguments(parser, optional=True)
     parser.add_argument("--out", type=Path, metavar="RUN", help="new folder for the run")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with configuration keys")

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+import geoloss_kernels as gk
 from geoloss_kernels.training.config import TrainingConfig, load_config
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.files import replacing, write_text
 from geoloss_kernels.training.subjects import Subject, format_table, read_table
 
-PACKAGES = ("geoloss-kernels", "torch", "monai", "nibabel", "numpy", "scipy")
+PACKAGES = ("torch", "monai", "nibabel", "numpy", "scipy")
 CHECKPOINT_VERSION = 1
 
 
@@ -134,6 +135,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "geoloss_kernels": gk.build_info(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
