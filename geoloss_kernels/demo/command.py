@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def result_rows(outcomes: Mapping[str, Outcome]) -> list[list[str]]:
-    """Header and a row per method: rates over the test subjects, milliseconds per training step."""
+    """Header and a row per method: mean rates over the test subjects, median milliseconds per step."""
     rates = ["DSC", "LPPV", "LPPV (usual)", "LTPR", "L-F1", "L-F1 (usual)"]
     rows = [["loss", *rates, "loss ms/step", "step ms"]]
     for title, outcome in outcomes.items():
@@ -156,7 +156,7 @@ def _write_results(out: Path, rows: Sequence[Sequence[str]]) -> None:
         "Means over made-up subjects that were not trained on: they show that the trainer works, not which "
         "loss is better.\n\n"
         "LPPV is the paper's, reference lesions found / predicted lesions; LPPV (usual) is predicted lesions "
-        "that touch a reference lesion / predicted lesions. Times are means per training step; those of the "
+        "that touch a reference lesion / predicted lesions. Times are medians over the training steps; those of the "
         "loss count its forward and backward pass.\n"
     )
     write_text(out / "results.md", f"# Demonstration\n\n{markdown_table(rows)}\n{notes}")

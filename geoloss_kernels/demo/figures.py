@@ -193,13 +193,14 @@ def geometric_transforms(mask: Mask, voxel_size: VoxelSize) -> dict[str, Image]:
 
 
 def _densest_view(mask: Mask, voxel_size: VoxelSize, half_width: float = 30.0) -> AxialView:
-    """The window with most lesion voxels of the axial slice with most lesion voxels."""
+    """The window around the densest lesions of the axial slice with most lesion voxels."""
     if not mask.any():
         raise ValueError("mask: expected at least one lesion voxel, got none")
     index = int(mask.sum((0, 1)).argmax())
-    window = [max(1, int(2 * half_width / size)) for size in voxel_size[:2]]
-    density = ndimage.uniform_filter(mask[:, :, index].astype(np.float64), window, mode="constant")
-    x, y = np.argwhere(density >= density.max() - 1e-9).mean(0)
+    # A Gaussian rather than the window itself: what is counted shall lie in the middle.
+    widths = [half_width / 2 / size for size in voxel_size[:2]]
+    density = ndimage.gaussian_filter(mask[:, :, index].astype(np.float64), widths, mode="constant")
+    x, y = np.unravel_index(density.argmax(), density.shape)
     return AxialView(index, (float(x), float(y)), half_width, voxel_size[:2])
 
 
