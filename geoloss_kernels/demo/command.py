@@ -156,8 +156,8 @@ def _write_results(out: Path, rows: Sequence[Sequence[str]]) -> None:
         "Means over made-up subjects that were not trained on: they show that the trainer works, not which "
         "loss is better.\n\n"
         "LPPV is the paper's, reference lesions found / predicted lesions; LPPV (usual) is predicted lesions "
-        "that touch a reference lesion / predicted lesions. Times are medians over the training steps; those of the "
-        "loss count its forward and backward pass.\n"
+        "that touch a reference lesion / predicted lesions. Times are medians per training step; those of "
+        "the loss count its forward and backward pass.\n"
     )
     write_text(out / "results.md", f"# Demonstration\n\n{markdown_table(rows)}\n{notes}")
     text = io.StringIO()
