@@ -1,0 +1,37 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from numerics import fused_backends
+
+from geoloss_kernels import use_backend
+
+
+@pytest.fixture(autouse=True, scope="session")
+def single_thread() -> None:
+    """The tests' volumes are small: a second thread would mostly wait, and busily. Some tests set their own."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=fused_backends())
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each fused backend in turn, in force for the test."""
+    with use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Memory that is allocated and not written holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

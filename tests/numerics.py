@@ -1,0 +1,388 @@
+"""What the tests of the fused backends share: cases, layouts, tolerances, comparison with the reference.
+
+Every comparison is with the reference in float64 on the same, already rounded, inputs, and within the
+tolerances below.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from geoloss_kernels import backends, reference, use_backend
+from geoloss_kernels.reference.voxels import prepare
+
+DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
+"""Where each fused backend works."""
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+ACTIVATIONS = ("none", "sigmoid", "softmax")
+TERMS = tuple(reference.TERMS)
+STENCIL_TERMS = tuple(name for name in TERMS if name.startswith(("first_order", "second_order")))
+VOXEL_TERMS = tuple(name for name in TERMS if name not in STENCIL_TERMS)
+SHAPES = (
+    (1, 1, 1, 1, 1),
+    (1, 1, 1, 1),
+    (2, 3, 5, 7, 11),
+    (3, 2, 9, 13),
+    (1, 2, 1, 6, 17),
+    (2, 1, 6, 1, 17),
+    (1, 1, 6, 17, 1),
+    (2, 2, 1, 31),
+    (1, 3, 31, 1),
+    (1, 4, 3, 4, 16),
+)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bounds on a difference from the float64 reference, relative to the reference unless said otherwise."""
+
+    sums: float
+    """of a sum, to Σ|term|"""
+    floor: float
+    """absolute, of a sum per voxel and of each element of the gradient: rounding of a probability near 1"""
+    rms: float
+    """of the gradient, root mean square to root mean square"""
+    cosine: float
+    """1 - cosine of the angle between the gradients"""
+    bias: float
+    """of the gradient, |Σ difference| to Σ|reference|"""
+    peak: float
+    """of the gradient, largest difference to largest element"""
+
+
+_FLOAT64 = Tolerance(sums=1e-10, floor=1e-15, rms=1e-10, cosine=1e-12, bias=1e-10, peak=1e-9)
+_FLOAT32 = Tolerance(sums=1e-5, floor=1e-6, rms=1e-5, cosine=1e-9, bias=1e-6, peak=1e-4)
+
+TOLERANCES = {
+    torch.float64: _FLOAT64,
+    torch.float32: _FLOAT32,
+    # Half-precision inputs are computed in float32: the rounding of the gradient to their dtype is all that
+    # may come on top, see `_gradient_faults`.
+    torch.float16: _FLOAT32,
+    torch.bfloat16: _FLOAT32,
+}
+
+
+def fused_backends() -> list[str]:
+    """The CPU's always, so that the suite fails without it; the others where they can be used."""
+    reasons = backends.available()
+    return [name for name in DEVICES if name == "cpu" or reasons[name] is None]
+
+
+# ---- layouts: the same values in other places of memory ----
+
+
+def contiguous(tensor: Tensor) -> Tensor:
+    return tensor.contiguous()
+
+
+def sliced(tensor: Tensor) -> Tensor:
+    """Cut out of a larger tensor that is NaN (or as large as integers get) around it."""
+    larger = _poison([size + 2 for size in tensor.shape], tensor)
+    inner = larger[tuple(slice(1, -1) for _ in tensor.shape)]
+    inner.copy_(tensor)
+    return inner
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """Every second element along x; NaN between them."""
+    larger = _poison([*tensor.shape[:-1], 2 * tensor.shape[-1]], tensor)
+    inner = larger[..., ::2]
+    inner.copy_(tensor)
+    return inner
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def reversed_axes(tensor: Tensor) -> Tensor:
+    order = tuple(reversed(range(tensor.ndim)))
+    return tensor.permute(order).contiguous().permute(order)
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    memory_format = torch.channels_last_3d if tensor.ndim == 5 else torch.channels_last
+    return tensor.contiguous(memory_format=memory_format)
+
+
+def expanded(tensor: Tensor) -> Tensor:
+    """The first row, stride 0 along x and the batch: other values, as no other layout has repeated ones."""
+    return tensor[:1, ..., :1].expand_as(tensor)
+
+
+Layout = Callable[[Tensor], Tensor]
+LAYOUTS: dict[str, Layout] = {
+    layout.__name__: layout
+    for layout in (contiguous, sliced, strided, transposed, reversed_axes, channels_last, expanded)
+}
+
+
+def _poison(shape: Sequence[int], like: Tensor) -> Tensor:
+    if like.dtype == torch.bool:
+        return torch.ones(shape, dtype=like.dtype)
+    value = torch.nan if like.is_floating_point() else torch.iinfo(like.dtype).max
+    return torch.full(shape, value, dtype=like.dtype)
+
+
+# ---- cases: the arguments of geo_sums ----
+
+
+class Arguments(NamedTuple):
+    """The arguments of `geo_sums`."""
+
+    input: Tensor
+    target: Tensor
+    mask: Tensor | None
+    map: Tensor | None
+    terms: Sequence[str]
+    activation: str
+    spacing: Sequence[float]
+    axes: Sequence[int]
+    ignore_index: int | None
+    include_background: bool
+
+    def in_float64(self) -> Arguments:
+        """The same values, in float64 wherever they are floating-point."""
+        return self._make(
+            value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+            for value in self
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe for `Arguments`: the same recipe gives the same values on every device."""
+
+    shape: tuple[int, ...]
+    terms: tuple[str, ...] = ("prediction", "target", "intersection", "first_order_forward_l2", "count")
+    dtype: torch.dtype = torch.float64
+    activation: str = "none"
+    layout: str = "contiguous"
+    target: str = "binary"
+    """"binary", "soft", or "labels": a label map [N, 1, *spatial] with labels outside the channels, too"""
+    target_dtype: torch.dtype = torch.float32
+    target_layout: str = "contiguous"
+    mask: str | None = None
+    """None, "shared" [N, 1, *spatial], or "channels" [N, C, *spatial]"""
+    mask_dtype: torch.dtype = torch.bool
+    map: str = "channels"
+    """"shared" or "channels"; it is given only if a term needs it"""
+    ignore_index: int | None = None
+    spacing: tuple[float, ...] | None = None
+    axes: tuple[int, ...] | None = None
+    include_background: bool = True
+    seed: int = 0
+
+    def __str__(self) -> str:
+        changed = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name != "shape" and getattr(self, field.name) != field.default
+        ]
+        return " ".join(["x".join(map(str, self.shape)), *changed])
+
+    def arguments(self, device: str) -> Arguments:
+        generator = torch.Generator().manual_seed(self.seed)
+        dimensions = len(self.shape) - 2
+        needs_map = any(term.startswith("map_") for term in self.terms)
+        return Arguments(
+            input=LAYOUTS[self.layout](self._input(generator)).to(device),
+            target=LAYOUTS[self.target_layout](self._target(generator)).to(device),
+            mask=None if self.mask is None else self._mask(generator).to(device),
+            map=self._map(generator).to(device) if needs_map else None,
+            terms=self.terms,
+            activation=self.activation,
+            spacing=self.spacing or (1.0,) * dimensions,
+            axes=self.axes or tuple(range(dimensions)),
+            ignore_index=self.ignore_index,
+            include_background=self.include_background,
+        )
+
+    def _input(self, generator: torch.Generator) -> Tensor:
+        """Logits, or probabilities that keep off 0 and 1; the terms' behaviour there has its own tests."""
+        logits = 2 * torch.randn(self.shape, generator=generator, dtype=torch.float64)
+        values = 0.01 + 0.98 * logits.sigmoid() if self.activation == "none" else logits
+        return values.to(self.dtype)
+
+    def _target(self, generator: torch.Generator) -> Tensor:
+        shape = (self.shape[0], 1, *self.shape[2:]) if self.target == "labels" else self.shape
+        if self.target == "soft":
+            return torch.rand(shape, generator=generator, dtype=torch.float64).to(self.target_dtype)
+        if self.target == "binary":
+            return (torch.rand(shape, generator=generator) > 0.6).to(self.target_dtype)
+        lowest = -1 if self.target_dtype.is_signed else 0
+        labels = torch.randint(lowest, self.shape[1] + 1, shape, generator=generator)
+        ignored = torch.rand(shape, generator=generator) > 0.9
+        return torch.where(ignored, 127, labels).to(self.target_dtype)
+
+    def _mask(self, generator: torch.Generator) -> Tensor:
+        mask = torch.rand(self._companion_shape(self.mask), generator=generator) > 0.3
+        return (mask * 2.0).to(self.mask_dtype)
+
+    def _map(self, generator: torch.Generator) -> Tensor:
+        values = 3 * torch.randn(self._companion_shape(self.map), generator=generator, dtype=torch.float64)
+        return values.to(self.dtype)
+
+    def _companion_shape(self, kind: str | None) -> tuple[int, ...]:
+        return (self.shape[0], self.shape[1] if kind == "channels" else 1, *self.shape[2:])
+
+
+def sample_cases(count: int, seed: int) -> list[Case]:
+    """Cases drawn from the product of everything that a backend has to get right."""
+    chance = random.Random(seed)
+    return [_sample_case(chance, index) for index in range(count)]
+
+
+def _sample_case(chance: random.Random, seed: int) -> Case:
+    dimensions = chance.choice((2, 3))
+    channels = chance.choice((1, 2, 3))
+    dtype = chance.choice(DTYPES)
+    integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    target = chance.choice(("binary", "soft", "labels") if channels > 1 else ("binary", "soft"))
+    any_dtype = (*integers, *DTYPES, *(() if target == "labels" else (torch.bool,)))
+    several = [*chance.sample(VOXEL_TERMS, chance.randint(0, 5)), *chance.sample(STENCIL_TERMS, 2)]
+    return Case(
+        shape=(
+            chance.choice((1, 2)),
+            channels,
+            *(chance.choice((1, 2, 3, 5, 8, 9, 16, 17, 33)) for _ in range(dimensions)),
+        ),
+        terms=tuple(chance.sample(several, chance.randint(1, len(several)))),
+        dtype=dtype,
+        activation=chance.choice(ACTIVATIONS),
+        layout=chance.choice(tuple(LAYOUTS)),
+        target=target,
+        target_dtype=chance.choice(DTYPES if target == "soft" else any_dtype),
+        target_layout=chance.choice(tuple(LAYOUTS)),
+        mask=chance.choice((None, None, "shared", "channels")),
+        mask_dtype=chance.choice((torch.bool, torch.uint8, torch.int64, torch.float32, dtype)),
+        map=chance.choice(("shared", "channels")),
+        ignore_index=chance.choice((None, None, 0, 1, 127, -1)),
+        spacing=tuple(chance.choice((1.0, 0.5, 0.7, 3.0)) for _ in range(dimensions)),
+        axes=tuple(chance.sample(range(dimensions), chance.randint(1, dimensions))),
+        include_background=chance.random() < 0.7 if channels > 1 else True,
+        seed=seed,
+    )
+
+
+# ---- comparison ----
+
+
+class Result(NamedTuple):
+    """Sums [N, C', K], and the gradient of their sum, each weighted at random, [N, C, *spatial]."""
+
+    sums: Tensor
+    gradient: Tensor
+
+
+def compute(geo_sums: Callable[..., Tensor], arguments: Arguments) -> Result:
+    """What ``geo_sums`` makes of the arguments, by autograd."""
+    leaf = arguments.input.detach().requires_grad_()
+    sums = geo_sums(leaf, *arguments[1:])
+    if not sums.requires_grad:
+        return Result(sums, torch.zeros_like(leaf))
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(sums.shape, generator=generator, dtype=torch.float64).to(sums)
+    (gradient,) = torch.autograd.grad(sums, leaf, weights)
+    return Result(sums.detach(), gradient)
+
+
+def compute_with(backend: str, arguments: Arguments) -> Result:
+    """`compute` by a backend's own operator."""
+    with use_backend(backend):
+        geo_sums, _ = backends.operators(arguments.input)
+        return compute(geo_sums, arguments)
+
+
+def assert_backend_matches_reference(backend: str, case: Case) -> None:
+    """Sums and gradient of ``case`` within the tolerance of its dtype."""
+    arguments = case.arguments(DEVICES[backend])
+    dtype = arguments.input.dtype
+    ours = compute_with(backend, arguments)
+    exact = compute(reference.geo_sums, arguments.in_float64())
+    assert ours.sums.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert ours.gradient.dtype == dtype
+    assert ours.gradient.shape == arguments.input.shape
+    faults = _sums_faults(ours.sums, exact.sums, arguments)
+    faults += _gradient_faults(ours.gradient, exact.gradient, arguments)
+    assert not faults, "\n".join([str(case), *faults])
+
+
+def _sums_faults(ours: Tensor, exact: Tensor, arguments: Arguments) -> list[str]:
+    """Σ|term| is what the rounding of a sum is relative to: signed terms cancel."""
+    tolerance = TOLERANCES[arguments.input.dtype]
+    voxels = arguments.input[0, 0].numel()
+    limit = tolerance.sums * _magnitudes(arguments) + tolerance.floor * voxels
+    wrong = ~((ours.double() - exact).abs() <= limit)
+    return [
+        f"sum of {arguments.terms[k]} at n={n} c={c}: {ours[n, c, k]:.9g}, expected {exact[n, c, k]:.9g}"
+        for n, c, k in wrong.nonzero().tolist()
+    ]
+
+
+def _magnitudes(arguments: Arguments) -> Tensor:
+    options = arguments.in_float64()._asdict()
+    terms = [reference.TERMS[name] for name in options.pop("terms")]
+    voxels = prepare(**options)
+    return torch.stack([voxels.sum(term(voxels).abs()) for term in terms], dim=-1)
+
+
+def _gradient_faults(ours: Tensor, exact: Tensor, arguments: Arguments) -> list[str]:
+    """A half-precision gradient may also be as far off as the reference's in float32, rounded as it is."""
+    tolerance = TOLERANCES[ours.dtype]
+    if bool(((ours.double() - exact).abs() <= tolerance.floor).all()):
+        return []
+    measured, rounding = _measure(ours, exact), _NO_DIFFERENCE
+    if ours.dtype in (torch.float16, torch.bfloat16):
+        rounding = _measure(compute(reference.geo_sums, arguments).gradient, exact)
+    return [
+        f"gradient: {name} {value:.3g}, expected at most {limit:.3g}"
+        for name, value, limit in (
+            ("relative RMS", measured.rms, tolerance.rms + rounding.rms),
+            ("1 - cosine", measured.cosine, tolerance.cosine + rounding.cosine),
+            ("bias", measured.bias, tolerance.bias + rounding.bias + 4 * rounding.random_bias),
+            ("relative peak", measured.peak, tolerance.peak + rounding.peak),
+        )
+        if not value <= limit
+    ]
+
+
+class _Measures(NamedTuple):
+    """How far a gradient is from the exact one, as in `Tolerance`."""
+
+    rms: float
+    cosine: float
+    bias: float
+    random_bias: float
+    """the bias to expect where the differences are as large, but independent and symmetric"""
+    peak: float
+
+
+_NO_DIFFERENCE = _Measures(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def _measure(ours: Tensor, exact: Tensor) -> _Measures:
+    ours = ours.double()
+    difference = ours - exact
+    if not difference.any():
+        return _NO_DIFFERENCE
+    return _Measures(
+        rms=float(difference.norm() / exact.norm()),
+        cosine=float(1 - (ours * exact).sum() / (ours.norm() * exact.norm())),
+        bias=float(difference.sum().abs() / exact.abs().sum()),
+        random_bias=float(difference.norm() / exact.abs().sum()),
+        peak=float(difference.abs().max() / exact.abs().max()),
+    )
+
+
+def options_of(**options: Any) -> str:
+    """A test's id from keyword arguments."""
+    return "-".join(f"{name}={value}" for name, value in options.items()) or "default"

@@ -1,0 +1,188 @@
+"""Every fused backend against the reference in float64: sums and gradients of everything geo_sums takes.
+
+The cases are sampled from the product of all options, and added to at the corners that sampling would miss.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from numerics import (
+    ACTIVATIONS,
+    DTYPES,
+    LAYOUTS,
+    SHAPES,
+    STENCIL_TERMS,
+    TERMS,
+    VOXEL_TERMS,
+    Case,
+    assert_backend_matches_reference,
+    sample_cases,
+)
+
+from geoloss_kernels import build_info
+
+MIXED = ("first_order_forward_l2", "second_order_two_sided", "squared_error", "map_prediction")
+SAMPLES = 400
+
+
+def by_case(case: Case) -> str:
+    return f"{case.seed}-{'x'.join(map(str, case.shape))}-{str(case.dtype).removeprefix('torch.')}"
+
+
+class TestSamples:
+    @pytest.mark.parametrize("case", sample_cases(SAMPLES, seed=0), ids=by_case)
+    def test_sample(self, backend, case):
+        assert_backend_matches_reference(backend, case)
+
+
+class TestCorners:
+    @pytest.mark.parametrize("activation", ACTIVATIONS)
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("term", TERMS)
+    def test_each_term_alone(self, backend, term, dtype, activation):
+        for target, target_dtype in (("binary", torch.uint8), ("soft", dtype)):
+            case = Case(
+                (2, 3, 4, 5, 19),
+                (term,),
+                dtype,
+                activation,
+                target=target,
+                target_dtype=target_dtype,
+                spacing=(1.0, 0.5, 3.0),
+            )
+            assert_backend_matches_reference(backend, case)
+
+    @pytest.mark.parametrize("activation", ACTIVATIONS)
+    @pytest.mark.parametrize("mask", [None, "shared", "channels"])
+    @pytest.mark.parametrize("term", STENCIL_TERMS)
+    def test_each_stencil_masked_ignored_and_on_labels(self, backend, term, mask, activation):
+        case = Case((2, 3, 4, 5, 19), (term,), activation=activation, mask=mask, spacing=(2.0, 0.7, 1.0))
+        assert_backend_matches_reference(backend, replace(case, ignore_index=1))
+        labels = replace(case, target="labels", target_dtype=torch.int16)
+        assert_backend_matches_reference(backend, labels)
+        assert_backend_matches_reference(backend, replace(labels, ignore_index=127))
+        assert_backend_matches_reference(backend, replace(labels, include_background=False))
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("terms", [VOXEL_TERMS, STENCIL_TERMS], ids=["voxel", "stencil"])
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_all_terms_in_one_pass(self, backend, shape, terms, dtype):
+        for activation in ACTIVATIONS:
+            assert_backend_matches_reference(backend, Case(shape, terms, dtype, activation, mask="shared"))
+            assert_backend_matches_reference(backend, Case(shape, terms, dtype, activation))
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("width", [*range(1, 36), 63, 64, 65])
+    def test_widths_around_those_of_vectors(self, backend, width, dtype):
+        for activation in ("none", "sigmoid"):
+            case = Case((1, 2, 2, 3, width), MIXED, dtype, activation)
+            assert_backend_matches_reference(backend, case)
+            assert_backend_matches_reference(backend, replace(case, mask="channels"))
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            (1, 1, 1201, 64),
+            (1, 1, 35, 5, 7),
+            (1, 1, 3, 300, 65),
+            (2, 1, 18, 190, 33),
+            (1, 1, 66, 9, 16),
+            (1, 3, 17, 120, 33),
+        ],
+        ids=str,
+    )
+    def test_volumes_of_several_tiles(self, backend, shape, dtype):
+        activation = "softmax" if shape[1] > 1 else "sigmoid"
+        for terms in (("first_order_central_l2", "count"), ("second_order_two_sided",), MIXED):
+            assert_backend_matches_reference(backend, Case(shape, terms, dtype, activation))
+        assert_backend_matches_reference(backend, Case(shape, MIXED, dtype, activation, mask="shared"))
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, backend, layout, dtype):
+        for shape in ((2, 3, 4, 5, 16), (2, 2, 7, 19)):
+            case = Case(shape, MIXED, dtype, layout=layout, target_dtype=dtype)
+            for activation in ACTIVATIONS:
+                assert_backend_matches_reference(backend, replace(case, activation=activation))
+            assert_backend_matches_reference(backend, replace(case, target_layout=layout, mask="channels"))
+            assert_backend_matches_reference(
+                backend, replace(case, layout="contiguous", target_layout=layout, activation="sigmoid")
+            )
+
+    @pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (2, 0, 1)], ids=str)
+    @pytest.mark.parametrize("term", [name for name in STENCIL_TERMS if name.startswith("first")])
+    def test_axes_and_anisotropic_spacing(self, backend, term, axes):
+        case = Case((1, 2, 4, 5, 9), (term,), axes=axes, spacing=(0.5, 2.0, 3.5), activation="sigmoid")
+        assert_backend_matches_reference(backend, case)
+        assert_backend_matches_reference(backend, replace(case, mask="shared"))
+
+    @pytest.mark.parametrize("target_dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32,
+                                              torch.int64, *DTYPES], ids=str)  # fmt: skip
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_dtypes_of_target_and_mask(self, backend, dtype, target_dtype):
+        case = Case((2, 3, 3, 4, 17), MIXED, dtype, target_dtype=target_dtype, activation="softmax")
+        assert_backend_matches_reference(backend, case)
+        assert_backend_matches_reference(backend, replace(case, mask="shared", mask_dtype=target_dtype))
+        if target_dtype != torch.bool:
+            labels = replace(case, target="labels", ignore_index=127)
+            assert_backend_matches_reference(backend, labels)
+
+    def test_a_negative_ignore_index_is_no_label_of_an_unsigned_map(self, backend):
+        case = Case((1, 2, 3, 4), ("count", "target"), target="labels", target_dtype=torch.uint8)
+        arguments = replace(case, ignore_index=-1).arguments("cpu")
+        assert (arguments.target == 127).any()
+        assert_backend_matches_reference(backend, replace(case, ignore_index=-1))
+
+
+def instruction_sets() -> dict[str, bool]:
+    """The CPU kernels' variants, and whether this processor has the instructions."""
+    level = torch.backends.cpu.get_cpu_capability()
+    return {"baseline": True, "avx2": level in ("AVX2", "AVX512"), "avx512": level == "AVX512"}
+
+
+def run_with(instruction_set: str, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "GEOLOSS_CPU": instruction_set},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+PRESENT = [name for name, present in instruction_sets().items() if present]
+ABSENT = [name for name, present in instruction_sets().items() if not present]
+IN_FORCE = "import geoloss_kernels as gk; print(gk.build_info()['cpu_instruction_set'])"
+
+
+class TestInstructionSets:
+    @pytest.mark.parametrize("name", PRESENT)
+    def test_the_environment_chooses_one(self, name):
+        assert run_with(name, "-c", IN_FORCE).stdout.strip() == name
+
+    @pytest.mark.parametrize("name", [*ABSENT, "sse9"])
+    def test_one_that_is_not_there_is_an_error(self, name):
+        run = run_with(name, "-c", IN_FORCE)
+        assert run.returncode != 0
+        expected = "GEOLOSS_CPU: expected baseline, avx2 or avx512, as far as this processor has them, got"
+        assert f"{expected} '{name}'" in run.stderr
+
+    @pytest.mark.parametrize("name", PRESENT)
+    def test_parity(self, name):
+        """This file's samples and widths, and the terms over their range; the rest does not depend on it."""
+        if name == build_info()["cpu_instruction_set"]:
+            pytest.skip("this process runs them with it")
+        here = Path(__file__)
+        files = [f"{here}::TestSamples", f"{here}::TestCorners", str(here.with_name("test_terms.py"))]
+        options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "cpu and (sample or width or alone or range)"]
+        run = run_with(name, "-m", "pytest", *options, *files)
+        assert run.returncode == 0, run.stdout[-4000:]
+        assert " passed" in run.stdout
