@@ -13,7 +13,7 @@ from geoloss_kernels import use_backend
 
 @pytest.fixture(autouse=True, scope="session")
 def single_thread() -> None:
-    """The tests' volumes are small: a second thread would mostly wait, and busily. Some tests set their own."""
+    """The tests' volumes are small: a second thread would mostly wait, and busily."""
     torch.set_num_threads(1)
 
 

@@ -151,7 +151,7 @@ class Arguments(NamedTuple):
 
     def in_float64(self) -> Arguments:
         """The same values, in float64 wherever they are floating-point."""
-        return self._make(
+        return Arguments._make(
             value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
             for value in self
         )

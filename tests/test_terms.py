@@ -1,0 +1,114 @@
+"""Value and slope of every term over its whole range, against the reference in float64 on the same inputs.
+
+Each point is a volume of its own, so that every one is seen.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from numerics import (
+    DEVICES,
+    STENCIL_TERMS,
+    TOLERANCES,
+    VOXEL_TERMS,
+    Arguments,
+    compute,
+    compute_with,
+)
+from torch import Tensor
+
+from geoloss_kernels import reference
+
+FIRST_ORDER = [name for name in STENCIL_TERMS if name.startswith("first_order")]
+CROSS_ENTROPY = [name for name in VOXEL_TERMS if name.startswith("cross_entropy")]
+LOGITS = [
+    sign * size for size in (0.0, 1e-6, 1e-3, 1.0, 10.0, 50.0, 80.0, 100.0, math.inf) for sign in (1, -1)
+]
+TARGETS = [0.0, 0.25, 1.0]
+
+
+def probabilities(dtype: torch.dtype) -> list[float]:
+    limits = torch.finfo(dtype)
+    small = [0.0, limits.smallest_normal, 1e-30, 1e-13, 1e-12, 1e-6, 1e-3]
+    return [*small, 0.25, 0.5, 0.999, 1 - limits.eps, 1.0]
+
+
+def arguments(input: Tensor, target: Tensor, term: str, activation: str, backend: str) -> Arguments:
+    device = DEVICES[backend]
+    map_ = torch.linspace(-3, 2, len(input), dtype=input.dtype).view(-1, 1, 1, 1).expand_as(input[:, :1])
+    return Arguments(
+        input=input.to(device),
+        target=target.to(device),
+        mask=None,
+        map=map_.to(device) if term.startswith("map_") else None,
+        terms=[term],
+        activation=activation,
+        spacing=(1.0, 1.0),
+        axes=(0, 1),
+        ignore_index=None,
+        include_background=True,
+    )
+
+
+def grid(values: list[float], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Each value with each target, as single-voxel volumes [P, 1, 1, 1]."""
+    pairs = torch.cartesian_prod(torch.tensor(values, dtype=dtype), torch.tensor(TARGETS, dtype=dtype))
+    points, targets = pairs.view(-1, 2, 1, 1, 1).unbind(1)
+    return points, targets
+
+
+def assert_values_and_slopes_match(backend: str, given: Arguments, floor: float) -> None:
+    """To the relative precision of the sums, or absolutely to ``floor``; not a number nowhere."""
+    ours, exact = compute_with(backend, given), compute(reference.geo_sums, given.in_float64())
+    relative = TOLERANCES[given.input.dtype].sums
+    for name, mine, theirs in zip(("value", "slope"), ours, exact, strict=True):
+        assert not theirs.isnan().any()
+        torch.testing.assert_close(
+            mine.double(), theirs, rtol=relative, atol=floor, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("term", VOXEL_TERMS)
+class TestVoxelTerms:
+    def test_range_of_probabilities(self, backend, term, dtype):
+        given = arguments(*grid(probabilities(dtype), dtype), term, "none", backend)
+        assert_values_and_slopes_match(backend, given, torch.finfo(dtype).eps)
+
+    def test_range_of_logits(self, backend, term, dtype):
+        given = arguments(*grid(LOGITS, dtype), term, "sigmoid", backend)
+        assert_values_and_slopes_match(backend, given, torch.finfo(dtype).eps)
+
+    def test_range_of_softmax(self, backend, term, dtype):
+        # The cross-entropy terms read the rounded probability: log(1 - s) has no precision left next to s = 1.
+        largest = 1.0 if term in CROSS_ENTROPY else 100.0
+        logits, target = grid([value for value in LOGITS if abs(value) <= largest], dtype)
+        pair = torch.cat([logits, torch.zeros_like(logits)], 1)
+        given = arguments(pair, torch.cat([target, 1 - target], 1), term, "softmax", backend)
+        assert_values_and_slopes_match(backend, given, torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("term", ["prediction", *CROSS_ENTROPY])
+def test_range_of_logits_keeps_small_values_to_relative_precision(backend, term, dtype):
+    target = torch.tensor(1.0 if term == "cross_entropy_foreground" else 0.0, dtype=dtype)
+    sign = 1 if term == "cross_entropy_foreground" else -1
+    logits = sign * torch.linspace(0, 80, 161, dtype=dtype).view(-1, 1, 1, 1)
+    given = arguments(logits, target.expand_as(logits), term, "sigmoid", backend)
+    ours, exact = compute_with(backend, given), compute(reference.geo_sums, given.in_float64())
+    assert 0 < exact.sums.min() < 1e-34
+    torch.testing.assert_close(ours.sums.double(), exact.sums, rtol=TOLERANCES[dtype].sums, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("term", FIRST_ORDER)
+def test_range_of_differences(backend, term, dtype):
+    """One difference along x; those below 1e-19, whose squares leave float32, count as 0 in the l2 norm."""
+    sizes = [0.0, 1e-18, 1e-12, 1e-6, 1e-3, 0.5, 1.0]
+    steps = torch.tensor([sign * size for size in sizes for sign in (1, -1)], dtype=dtype).view(-1, 1, 1, 1)
+    edges = torch.cat([torch.zeros_like(steps), steps], -1)
+    given = arguments(edges, torch.zeros_like(edges), term, "none", backend)
+    assert_values_and_slopes_match(backend, given, torch.finfo(dtype).tiny)
