@@ -83,7 +83,7 @@ class TestVoxelTerms:
         assert_values_and_slopes_match(backend, given, torch.finfo(dtype).eps)
 
     def test_range_of_softmax(self, backend, term, dtype):
-        # The cross-entropy terms read the rounded probability: log(1 - s) has no precision left next to s = 1.
+        # The cross-entropy terms read the rounded probability: log(1 - s) is not precise next to s = 1.
         largest = 1.0 if term in CROSS_ENTROPY else 100.0
         logits, target = grid([value for value in LOGITS if abs(value) <= largest], dtype)
         pair = torch.cat([logits, torch.zeros_like(logits)], 1)
