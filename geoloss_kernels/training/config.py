@@ -75,6 +75,8 @@ class TrainingConfig:
     channels: tuple[int, ...] = (16, 32, 64, 128)
     strides: tuple[Triple, ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2))
     residual_units: int = 0
+    lesion_prior: float = 0.01
+    """Probability that the untrained network gives every voxel: about the share of lesion in the volumes."""
 
     # Optimisation
     epochs: int = 100
@@ -226,6 +228,7 @@ _RULES = {
     "network": _one_of(NETWORKS),
     "channels": _Rule(lambda counts: len(counts) >= 2 and min(counts) >= 1, "two or more positive numbers"),
     "residual_units": _at_least(0),
+    "lesion_prior": _Rule(lambda value: 0 < value < 1, "a number above 0 and below 1"),
     "epochs": _at_least(1),
     "learning_rate": _Rule(lambda value: 0 < value < inf, "a finite number above 0"),
     "weight_decay": _at_least(0),

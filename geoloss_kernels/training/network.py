@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import log
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
@@ -50,5 +51,15 @@ NETWORKS: dict[str, Callable[[TrainingConfig], nn.Module]] = {
 
 
 def build_network(config: TrainingConfig) -> nn.Module:
-    """Build the network that ``config`` names; its initial weights come from torch's global generator."""
-    return NETWORKS[config.network](config)
+    """Build the network that ``config`` names; its initial weights come from torch's global generator.
+
+    The bias of the last layer is ``log(p / (1 - p))`` with p = ``config.lesion_prior`` (Lin et al. 2017,
+    section 3.3). From 0.5 the FOG term, which acts on every voxel, flattens the prediction before the Dice
+    term, which acts on the few lesion voxels, has shaped it, and training ends in an empty prediction.
+    """
+    network = NETWORKS[config.network](config)
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv3d | nn.ConvTranspose3d)]
+    last = [convolution for convolution in convolutions if convolution.out_channels == 1][-1]
+    assert last.bias is not None
+    nn.init.constant_(last.bias, log(config.lesion_prior / (1 - config.lesion_prior)))
+    return network
