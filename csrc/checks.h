@@ -116,6 +116,9 @@ inline GeoSumsParams params_of(const GeoSumsArguments& a) {
   STD_TORCH_CHECK(p.C > p.first_channel, "include_background: without it, input needs two channels or more");
   STD_TORCH_CHECK(static_cast<int64_t>(a.spacing.size()) == spatial, "spacing: expected ", spatial,
                   " numbers, got ", a.spacing.size());
+  // In 2-D nothing differs along z.
+  p.inverse_spacing[0] = 1;
+  p.axis_chosen[0] = spatial == 2;
   for (int64_t i = 0; i < spatial; ++i) {
     STD_TORCH_CHECK(a.spacing[i] > 0, "spacing: expected positive numbers, got ", a.spacing[i]);
     p.inverse_spacing[3 - spatial + i] = 1 / a.spacing[i];

@@ -29,7 +29,6 @@ struct PerAxis {
 // in units of the flux at the border, so that the gather needs no special case there.
 
 struct ForwardDifference {
-  static constexpr const char* kName = "forward";
   static constexpr int kReachBack = 0, kReachAhead = 1;
   static constexpr int kBorder = 0;
 
@@ -48,7 +47,6 @@ struct ForwardDifference {
 };
 
 struct CentralDifference {
-  static constexpr const char* kName = "central";
   static constexpr int kReachBack = 1, kReachAhead = 1;
   static constexpr int kBorder = -1;
 
@@ -71,12 +69,13 @@ struct CentralDifference {
 
 // Ψ of FOG. The slope is 0 where the norm is 0, never NaN: equal neighbours are the normal case.
 
+template <class Value>
+GEOLOSS_INLINE Value sum_of_squares(const PerAxis<Value>& d) {
+  return d.x * d.x + d.y * d.y + d.z * d.z;
+}
+
 struct L2 {
-  static constexpr const char* kName = "l2";
-  template <class Value>
-  GEOLOSS_INLINE static Value square(const PerAxis<Value>& d) {
-    return d.x * d.x + d.y * d.y + d.z * d.z;
-  }
+  // 1 / √square, and 0 for 0. Hardware divides far slower than it estimates and refines.
   template <class Value>
   GEOLOSS_INLINE static Value inverse(Value square) {
     const Value smallest_normal = Value(1.17549435e-38f);
@@ -84,21 +83,20 @@ struct L2 {
   }
   template <class Value>
   GEOLOSS_INLINE static Value value(const PerAxis<Value>& d) {
-    const Value s = square(d);
-    return s * inverse(s);
+    const Value square = sum_of_squares(d);
+    return square * inverse(square);
   }
   template <class Value>
   GEOLOSS_INLINE static PerAxis<Value> slope(const PerAxis<Value>& d) {
-    const Value i = inverse(square(d));
+    const Value i = inverse(sum_of_squares(d));
     return {d.x * i, d.y * i, d.z * i};
   }
 };
 
 struct L2Squared {
-  static constexpr const char* kName = "l2_squared";
   template <class Value>
   GEOLOSS_INLINE static Value value(const PerAxis<Value>& d) {
-    return d.x * d.x + d.y * d.y + d.z * d.z;
+    return sum_of_squares(d);
   }
   template <class Value>
   GEOLOSS_INLINE static PerAxis<Value> slope(const PerAxis<Value>& d) {
@@ -107,7 +105,6 @@ struct L2Squared {
 };
 
 struct L1 {
-  static constexpr const char* kName = "l1";
   template <class Value>
   GEOLOSS_INLINE static Value value(const PerAxis<Value>& d) {
     return absolute(d.x) + absolute(d.y) + absolute(d.z);

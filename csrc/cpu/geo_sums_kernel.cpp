@@ -25,16 +25,8 @@ using cpu::Tiling;
 
 constexpr int64_t kTileBytes = 256 * 1024;  // of the rings: within a core's second-level cache
 constexpr int64_t kMinTileRows = 8;
-constexpr int64_t kMinTilePlanes = 16;
-constexpr int64_t kMinTiles = 32;  // work for that many threads, where the volumes are large enough
-
-// The pipeline comes back to a tensor's row only after the other stages' work on the last one, which is too
-// irregular for the hardware to fetch ahead by itself.
-template <class T>
-GEOLOSS_INLINE void prefetch(const T* row) {
-  constexpr int64_t ahead = 1024 / sizeof(T);
-  __builtin_prefetch(row + ahead);
-}
+constexpr int64_t kMinTilePlanes = 32;
+constexpr int64_t kMinTiles = 16;  // work for that many threads, where the volumes are large enough
 
 int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -155,7 +147,6 @@ class Tile {
   void choose_fields() {
     const bool plain = !plan_.masked && !plan_.on_fields;
     wanted_[kPrediction] = wanted_[kTarget] = true;
-    wanted_[kError] = plan_.on_error;
     wanted_[kValid] = plan_.masked;
     wanted_[kLogit] = plan_.from_logit && !backward_;
     wanted_[kMap] = p_.map.data != nullptr;
@@ -163,6 +154,10 @@ class Tile {
     in_place_[kPrediction] = plain && p_.activation == Activation::kNone && readable_in_place(p_.input);
     in_place_[kTarget] = plain && !p_.label_map && readable_in_place(p_.target);
     in_place_[kMap] = !plan_.masked && readable_in_place(p_.map);
+    error_in_place_ = plan_.on_error && plan_.in_place && in_place_[kPrediction] && in_place_[kTarget];
+    wanted_[kError] = plan_.on_error && !error_in_place_;
+    all_in_place_ = true;
+    for (int field = 0; field < kFieldCount; ++field) all_in_place_ &= !wanted_[field] || in_place_[field];
     in_place_gradient_ = p_.activation == Activation::kNone && readable_in_place(p_.grad_input);
   }
 
@@ -216,6 +211,12 @@ class Tile {
             ring.row(min(z + 1, p_.D - 1), y) + step};
   }
 
+  NeighbourRows<T> neighbours_in_place(const TensorView& view, int64_t c, int64_t z, int64_t y) const {
+    const T* centre = static_cast<const T*>(view.data) + offset(view, n_, c_ + c, z, y);
+    return {centre, centre - (y > 0 ? view.stride_y : 0), centre + (y + 1 < p_.H ? view.stride_y : 0),
+            centre - (z > 0 ? view.stride_z : 0), centre + (z + 1 < p_.D ? view.stride_z : 0)};
+  }
+
   // ---- produce ----
 
   void load(const TensorView& view, int64_t c, int64_t z, int64_t y, T* row) const {
@@ -224,10 +225,12 @@ class Tile {
 
   template <class Function>
   GEOLOSS_SIMD void for_each_vector(Function function) const {
-    for (int64_t x = 0; x < p_.W; x += V::kCount) function(x);
+    const int64_t width = p_.W;
+    for (int64_t x = 0; x < width; x += V::kCount) function(x);
   }
 
   void produce(int64_t z, int64_t y) {
+    if (all_in_place_) return;
     if (p_.label_map) load(p_.target, 0, z, y, label_row_);
     for (int64_t c = 0; c < tiling_.channels; ++c) {
       if (T* target = buffer(kTarget, c, z, y)) produce_target(c, z, y, target);
@@ -332,8 +335,8 @@ class Tile {
       const T* prediction = row(kPrediction, c, z, y);
       const T* target = row(kTarget, c, z, y);
       for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE {
-        prefetch(prediction + x);
-        prefetch(target + x);
+        prefetch<kRead>(prediction + x);
+        prefetch<kRead>(target + x);
         (V::load(prediction + x) - V::load(target + x)).store(error + x);
       });
       extend(error, T(1));
@@ -359,6 +362,7 @@ class Tile {
   }
 
   void sum_voxel_terms(int64_t z, int64_t y) {
+    if (plan_.voxel_count == 0) return;
     for_each_summed_channel([&](int64_t c) {
       const VoxelRow<T> voxels = voxel_row(c, z, y);
       for (int i = 0; i < plan_.voxel_count; ++i) {
@@ -372,7 +376,9 @@ class Tile {
     for_each_summed_channel([&](int64_t c) {
       const StencilInput<T> in = stencil_input(c, z, y);
       for (int i = 0; i < plan_.stencil_count; ++i) {
-        plan_.stencil[i].term->sum(in, p_.W, &lane_sums_[c * p_.term_count + plan_.stencil[i].column]);
+        const auto& [term, column] = plan_.stencil[i];
+        const auto sum = error_in_place_ ? term->sum_in_place : term->sum;
+        sum(in, p_.W, &lane_sums_[c * p_.term_count + column]);
       }
     });
   }
@@ -381,7 +387,12 @@ class Tile {
     StencilInput<T> in;
     if (plan_.on_fields) in.prediction = neighbours(ring_[kPrediction], c, z, y);
     if (plan_.on_fields) in.target = neighbours(ring_[kTarget], c, z, y);
-    if (plan_.on_error) in.error = neighbours(ring_[kError], c, z, y);
+    if (error_in_place_) {
+      in.prediction = neighbours_in_place(p_.input, c, z, y);
+      in.target = neighbours_in_place(p_.target, c, z, y);
+    } else if (plan_.on_error) {
+      in.error = neighbours(ring_[kError], c, z, y);
+    }
     if (plan_.masked) in.valid = neighbours(ring_[kValid], c, z, y);
     in.inverse_spacing = inverse_spacing_;
     in.inverse_spacing_squared = inverse_spacing_squared_;
@@ -426,13 +437,17 @@ class Tile {
     return {carry_along_y_[i] + step, carry_along_z_[i].row(0, y) + step};
   }
 
+  Sweep<T> sweep_of(const StencilTerm<T>& term) const {
+    return error_in_place_ ? term.sweep_in_place : term.sweep;
+  }
+
   void sweep_halo(int64_t z, int64_t y) {
     for_each_summed_channel([&](int64_t c) {
       const StencilInput<T> in = stencil_input(c, z, y);
       GradientRow<T> discarded{gradient_scratch_ + c * channel_pitch_, p_.W};
       for (int i = 0; i < plan_.stencil_count; ++i) {
         const auto& [term, column] = plan_.stencil[i];
-        if (term->sweep) term->sweep(in, carry(i, c, y), discarded, weight(c, column));
+        if (const auto sweep = sweep_of(*term)) sweep(in, carry(i, c, y), discarded, weight(c, column));
       }
     });
   }
@@ -493,15 +508,16 @@ class Tile {
     GradientRow<T> gradient{gradient_row(c, z, y), p_.W};
     GradientRow<T> logit_gradient{logit_gradient_ + c * channel_pitch_, p_.W};
     if (c_ + c >= p_.first_channel) {
-      const VoxelRow<T> voxels = voxel_row(c, z, y);
       for (int i = 0; i < plan_.voxel_count; ++i) {
         const auto& [term, column] = plan_.voxel[i];
         if (!term->add_slope) continue;
-        term->add_slope(voxels, term->from_logit ? logit_gradient : gradient, weight(c, column));
+        term->add_slope(voxel_row(c, z, y), term->from_logit ? logit_gradient : gradient, weight(c, column));
       }
       for (int i = 0; i < plan_.stencil_count; ++i) {
         const auto& [term, column] = plan_.stencil[i];
-        if (term->sweep) term->sweep(stencil_input(c, z, y), carry(i, c, y), gradient, weight(c, column));
+        if (const auto sweep = sweep_of(*term)) {
+          sweep(stencil_input(c, z, y), carry(i, c, y), gradient, weight(c, column));
+        }
         if (term->gather) term->gather(stencil_flux(i, c, z, y), gradient, weight(c, column));
       }
     }
@@ -545,6 +561,8 @@ class Tile {
   int64_t halo_before_, halo_after_;  // rows and planes produced around the tile
 
   bool wanted_[kFieldCount], in_place_[kFieldCount] = {}, in_place_gradient_;
+  bool all_in_place_;    // there is nothing to produce
+  bool error_in_place_;  // no error is stored: its stencils read input and target
   Ring<T> ring_[kFieldCount];
   Ring<T> flux_[kMaxTerms][kMaxFluxFields];
   Ring<T> carry_along_z_[kMaxTerms];

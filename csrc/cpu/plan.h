@@ -24,18 +24,22 @@ struct Plan {
   Requested<VoxelTerm<T>> voxel[kMaxTerms];
   Requested<StencilTerm<T>> stencil[kMaxTerms];
   int voxel_count = 0, stencil_count = 0;
+  Weighting weighting;
   bool masked;             // some voxels may be invalid
   bool on_error = false;   // a stencil reads the error e = s - g
   bool on_fields = false;  // a stencil reads prediction and target
+  bool in_place = true;    // every stencil can read the error in place
   bool from_logit = false;
   int64_t back = 0, ahead = 0;  // planes and rows that the stencils reach
 
   explicit Plan(const GeoSumsParams& p) : masked(p.mask.data || p.has_ignore_index) {
+    weighting = masked ? Weighting::kMask : unit_voxels(p) ? Weighting::kUnit : Weighting::kSpacing;
     for (int64_t k = 0; k < p.term_count; ++k) {
       if (const auto* term = find_stencil(p.terms[k])) {
         stencil[stencil_count++] = {term, k};
         on_error |= term->on_error;
         on_fields |= !term->on_error;
+        in_place &= term->sum_in_place != nullptr;
         back = term->reach_back > back ? term->reach_back : back;
         ahead = term->reach_ahead > ahead ? term->reach_ahead : ahead;
       } else {
@@ -44,6 +48,12 @@ struct Plan {
         from_logit |= voxel_term->from_logit;
       }
     }
+  }
+
+  static bool unit_voxels(const GeoSumsParams& p) {
+    bool unit = true;
+    for (int axis = 0; axis < 3; ++axis) unit &= p.axis_chosen[axis] && p.inverse_spacing[axis] == 1;
+    return unit;
   }
 
   // The first of a name reads the probability, a second one, if any, the logit.
@@ -56,10 +66,16 @@ struct Plan {
   }
 
   const StencilTerm<T>* find_stencil(const char* name) const {
-    for (const auto& term : masked ? StencilTable<T, true>::terms : StencilTable<T, false>::terms) {
+    for (const auto& term : stencil_table()) {
       if (same_text(term.name, name)) return &term;
     }
     return nullptr;
+  }
+
+  const auto& stencil_table() const {
+    if (weighting == Weighting::kMask) return StencilTable<T, Weighting::kMask>::terms;
+    if (weighting == Weighting::kSpacing) return StencilTable<T, Weighting::kSpacing>::terms;
+    return StencilTable<T, Weighting::kUnit>::terms;
   }
 
   int64_t reach() const { return back + ahead; }
@@ -70,7 +86,7 @@ struct Plan {
 // Every term's name in turn, null past the last.
 inline const char* term_name(int index) {
   const auto& voxel = VoxelTable<float, terms::VoxelTerms>::terms;
-  const auto& stencil = StencilTable<float, false>::terms;
+  const auto& stencil = StencilTable<float, Weighting::kUnit>::terms;
   constexpr int voxel_count = sizeof(voxel) / sizeof(voxel[0]);
   constexpr int stencil_count = sizeof(stencil) / sizeof(stencil[0]);
   if (index < voxel_count) return voxel[index].name;

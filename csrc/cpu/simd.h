@@ -27,6 +27,16 @@
 
 namespace geoloss::GEOLOSS_ISA {
 
+enum Access { kRead, kWrite };
+
+// For rows of tensors, to which a pipeline comes back only after other work, too irregularly for the hardware
+// to fetch ahead by itself.
+template <Access kAccess, class T>
+GEOLOSS_SIMD void prefetch(const T* row) {
+  constexpr int64_t kAhead = 1024 / sizeof(T);
+  __builtin_prefetch(row + kAhead, kAccess == kWrite);
+}
+
 template <class T>
 struct Register;
 
@@ -80,6 +90,14 @@ struct Lanes {
   // Each lane's left neighbour: the last lane of `previous`, then all but the last of this.
   GEOLOSS_SIMD Lanes shifted_in(Lanes previous) const {
     return shifted_in(previous, std::make_integer_sequence<int, kCount>{});
+  }
+  // Each lane's right neighbour: all but the first of this, then the first lane of `next`.
+  GEOLOSS_SIMD Lanes shifted_out(Lanes next) const {
+    return shifted_out(next, std::make_integer_sequence<int, kCount>{});
+  }
+  template <int... kLane>
+  GEOLOSS_SIMD Lanes shifted_out(Lanes next, std::integer_sequence<int, kLane...>) const {
+    return __builtin_shufflevector(v, next.v, (kLane + 1)...);
   }
   template <int... kLane>
   GEOLOSS_SIMD Lanes shifted_in(Lanes previous, std::integer_sequence<int, kLane...>) const {

@@ -26,6 +26,37 @@ struct NeighbourRows {
   }
 };
 
+// The error straight from the tensors' own rows, for stencils that look ahead only: nothing is stored. Asked for
+// x = 0, kCount, 2 kCount, ... in turn.
+template <class T>
+class ErrorInPlace {
+ public:
+  using V = Lanes<T>;
+
+  GEOLOSS_SIMD ErrorInPlace(const NeighbourRows<T>& prediction, const NeighbourRows<T>& target, int64_t width)
+      : prediction_(prediction), target_(target), width_(width), centre_(at_row(prediction.centre, target.centre, 0)) {}
+
+  GEOLOSS_SIMD Neighbourhood<V> at(int64_t x) {
+    const V centre = centre_;
+    const int64_t next = x + V::kCount;
+    centre_ = next < width_ ? at_row(prediction_.centre, target_.centre, next)
+                            : V(prediction_.centre[width_ - 1] - target_.centre[width_ - 1]);
+    prefetch<kRead>(prediction_.z_next + x);
+    prefetch<kRead>(target_.z_next + x);
+    return {centre, V(), centre.shifted_out(centre_), V(), at_row(prediction_.y_next, target_.y_next, x),
+            V(),    at_row(prediction_.z_next, target_.z_next, x)};
+  }
+
+ private:
+  GEOLOSS_SIMD static V at_row(const T* prediction, const T* target, int64_t x) {
+    return V::load(prediction + x) - V::load(target + x);
+  }
+
+  const NeighbourRows<T> prediction_, target_;
+  const int64_t width_;
+  V centre_;
+};
+
 // The fields that a term does not read are left unset.
 template <class T>
 struct StencilInput {
@@ -56,6 +87,11 @@ struct FluxCarry {
   T* along_z;
 };
 
+template <class T>
+using Sum = void (*)(const StencilInput<T>&, int64_t width, Lanes<T>* sum);
+template <class T>
+using Sweep = void (*)(const StencilInput<T>&, const FluxCarry<T>&, GradientRow<T>&, T weight);
+
 // The gradient takes two steps where the adjoint looks ahead, `flux` and then `gather`; where it only looks
 // back, one, `sweep`.
 template <class T>
@@ -65,39 +101,58 @@ struct StencilTerm {
   int reach_back, reach_ahead;
   int border;  // the flux outside the volume, in units of the flux at the border
   int flux_fields;
-  void (*sum)(const StencilInput<T>&, int64_t width, Lanes<T>* sum);
+  Sum<T> sum;
   void (*flux)(const StencilInput<T>&, int64_t width, T* const* flux);
   void (*gather)(const StencilFlux<T>&, GradientRow<T>&, T weight);
-  void (*sweep)(const StencilInput<T>&, const FluxCarry<T>&, GradientRow<T>&, T weight);
+  Sweep<T> sweep;
+  // The same from prediction and target in place of the error; null where that is not offered.
+  Sum<T> sum_in_place;
+  Sweep<T> sweep_in_place;
 };
 
+// How differences are weighted: not at all (voxels of unit size, every axis), by the voxel's size, or by that and
+// by what is valid.
+enum class Weighting { kUnit, kSpacing, kMask };
+
+template <class V>
+GEOLOSS_SIMD PerAxis<V> multiply(const PerAxis<V>& a, const PerAxis<V>& b) {
+  return {a.x * b.x, a.y * b.y, a.z * b.z};
+}
+
 // FOG: Ψ(D e) with e = s - g.
-template <class T, class Operator, class Norm, bool kMasked>
+template <class T, class Operator, class Norm, Weighting kWeighting>
 struct FirstOrder {
   using V = Lanes<T>;
 
-  GEOLOSS_SIMD static PerAxis<V> scale(const StencilInput<T>& in, int64_t x) {
-    const auto h = lanes(in.inverse_spacing);
-    if constexpr (!kMasked) return h;
-    const auto counts = Operator::counts(in.valid.at(x));
-    return {h.x * counts.x, h.y * counts.y, h.z * counts.z};
+  GEOLOSS_SIMD static PerAxis<V> weighted(const StencilInput<T>& in, const PerAxis<V>& values, int64_t x) {
+    if constexpr (kWeighting == Weighting::kUnit) return values;
+    const auto scaled = multiply(lanes(in.inverse_spacing), values);
+    if constexpr (kWeighting == Weighting::kSpacing) return scaled;
+    return multiply(Operator::counts(in.valid.at(x)), scaled);
   }
 
-  GEOLOSS_SIMD static PerAxis<V> difference(const StencilInput<T>& in, const PerAxis<V>& s, int64_t x) {
-    const auto d = Operator::apply(in.error.at(x));
-    return {s.x * d.x, s.y * d.y, s.z * d.z};
+  template <class Error>
+  GEOLOSS_SIMD static PerAxis<V> difference(const StencilInput<T>& in, Error& error, int64_t x) {
+    return weighted(in, Operator::apply(error.at(x)), x);
   }
 
-  GEOLOSS_SIMD static PerAxis<V> flux_at(const StencilInput<T>& in, int64_t x) {
-    const auto s = scale(in, x);
-    const auto slope = Norm::slope(difference(in, s, x));
-    return {s.x * slope.x, s.y * slope.y, s.z * slope.z};
+  template <class Error>
+  GEOLOSS_SIMD static PerAxis<V> flux_at(const StencilInput<T>& in, Error& error, int64_t x) {
+    return weighted(in, Norm::slope(difference(in, error, x)), x);
   }
 
+  template <class Error>
+  GEOLOSS_SIMD static void sum_of(const StencilInput<T>& in, Error error, int64_t width, V* sum) {
+    add_row(width, sum,
+            [&](int64_t x) GEOLOSS_LAMBDA_INLINE { return Norm::value(difference(in, error, x)); });
+  }
   static void sum(const StencilInput<T>& rows, int64_t width, V* sum) {
     const StencilInput<T> in = rows;
-    add_row(width, sum,
-            [&](int64_t x) GEOLOSS_LAMBDA_INLINE { return Norm::value(difference(in, scale(in, x), x)); });
+    sum_of(in, in.error, width, sum);
+  }
+  static void sum_in_place(const StencilInput<T>& rows, int64_t width, V* sum) {
+    const StencilInput<T> in = rows;
+    sum_of(in, ErrorInPlace<T>(in.prediction, in.target, width), width, sum);
   }
 
   static void flux(const StencilInput<T>& rows, int64_t width, T* const* flux) {
@@ -106,7 +161,7 @@ struct FirstOrder {
     T* const along_y = flux[1];
     T* const along_z = flux[2];
     for (int64_t x = 0; x < width; x += V::kCount) {
-      const auto c = flux_at(in, x);
+      const auto c = flux_at(in, in.error, x);
       c.x.store(along_x + x);
       c.y.store(along_y + x);
       c.z.store(along_z + x);
@@ -125,14 +180,14 @@ struct FirstOrder {
     });
   }
 
-  static void sweep(const StencilInput<T>& rows, const FluxCarry<T>& carry, GradientRow<T>& gradient,
-                    T weight) {
-    const StencilInput<T> in = rows;
-    T* __restrict__ const along_y = carry.along_y;
-    T* __restrict__ const along_z = carry.along_z;
+  template <class Error>
+  GEOLOSS_SIMD static void sweep_of(const StencilInput<T>& in, Error error, const FluxCarry<T>& carry,
+                                    GradientRow<T>& gradient, T weight) {
+    T* const along_y = carry.along_y;
+    T* const along_z = carry.along_z;
     V x_before(T(0));
     gradient.add([&](int64_t x) GEOLOSS_LAMBDA_INLINE {
-      const auto c = flux_at(in, x);
+      const auto c = flux_at(in, error, x);
       const V none(T(0));
       const V sum = Operator::adjoint(c.x.shifted_in(x_before), c.x, none) +
                     Operator::adjoint(V::load(along_y + x), c.y, none) +
@@ -143,14 +198,35 @@ struct FirstOrder {
       return weight * sum;
     });
   }
+  static void sweep(const StencilInput<T>& rows, const FluxCarry<T>& carry, GradientRow<T>& gradient,
+                    T weight) {
+    const StencilInput<T> in = rows;
+    sweep_of(in, in.error, carry, gradient, weight);
+  }
+  static void sweep_in_place(const StencilInput<T>& rows, const FluxCarry<T>& carry, GradientRow<T>& gradient,
+                             T weight) {
+    const StencilInput<T> in = rows;
+    sweep_of(in, ErrorInPlace<T>(in.prediction, in.target, gradient.width), carry, gradient, weight);
+  }
 
   static constexpr StencilTerm<T> term(const char* name) {
+    StencilTerm<T> term{};
+    term.name = name;
+    term.on_error = true;
+    term.reach_back = Operator::kReachBack;
+    term.reach_ahead = Operator::kReachAhead;
+    term.sum = sum;
     if constexpr (Operator::kReachBack == 0) {
-      return {name, true, 0, Operator::kReachAhead, 0, 0, sum, nullptr, nullptr, sweep};
+      term.sweep = sweep;
+      term.sum_in_place = kWeighting == Weighting::kMask ? nullptr : sum_in_place;
+      term.sweep_in_place = kWeighting == Weighting::kMask ? nullptr : sweep_in_place;
     } else {
-      return {name,   true,   Operator::kReachBack, Operator::kReachAhead, Operator::kBorder, 3, sum, flux,
-              gather, nullptr};
+      term.border = Operator::kBorder;
+      term.flux_fields = 3;
+      term.flux = flux;
+      term.gather = gather;
     }
+    return term;
   }
 };
 
@@ -158,9 +234,10 @@ struct FirstOrder {
 // Flux fields: 0, what Δ acts on in the adjoint, |e| ∂ψ/∂Δs; 1, the slope of |e| times ψ; 2, where masked,
 // the weight of the centre in Δ, which is all that the adjoint has to know of the mask: at invalid voxels
 // field 0 is 0.
-template <class T, bool kTwoSided, bool kSigned, bool kMasked>
+template <class T, bool kTwoSided, bool kSigned, Weighting kWeighting>
 struct SecondOrder {
   using V = Lanes<T>;
+  static constexpr bool kMasked = kWeighting == Weighting::kMask;
 
   GEOLOSS_SIMD static V transform(const StencilInput<T>& in, const NeighbourRows<T>& rows, int64_t x) {
     const auto scale = lanes(in.inverse_spacing_squared);
@@ -223,16 +300,24 @@ struct SecondOrder {
   }
 
   static constexpr StencilTerm<T> term(const char* name) {
-    return {name, false, 1, 1, 1, kMasked ? 3 : 2, sum, flux, gather, nullptr};
+    StencilTerm<T> term{};
+    term.name = name;
+    term.reach_back = term.reach_ahead = 1;
+    term.border = 1;
+    term.flux_fields = kMasked ? 3 : 2;
+    term.sum = sum;
+    term.flux = flux;
+    term.gather = gather;
+    return term;
   }
 };
 
-template <class T, bool kMasked>
+template <class T, Weighting kWeighting>
 struct StencilTable {
   template <class Operator, class Norm>
-  using Fog = FirstOrder<T, Operator, Norm, kMasked>;
+  using Fog = FirstOrder<T, Operator, Norm, kWeighting>;
   template <bool kTwoSided, bool kSigned>
-  using Sog = SecondOrder<T, kTwoSided, kSigned, kMasked>;
+  using Sog = SecondOrder<T, kTwoSided, kSigned, kWeighting>;
 
   static constexpr StencilTerm<T> terms[] = {
       Fog<stencil::ForwardDifference, stencil::L2>::term("first_order_forward_l2"),

@@ -49,12 +49,15 @@ struct GradientRow {
 
   template <class Value>
   GEOLOSS_SIMD void add(Value value) {
-    T* __restrict__ out = row;
+    T* const out = row;
+    const int64_t end = width;
     if (written) {
-      for (int64_t x = 0; x < width; x += Lanes<T>::kCount)
-        (Lanes<T>::load(out + x) + value(x)).store(out + x);
+      for (int64_t x = 0; x < end; x += Lanes<T>::kCount) (Lanes<T>::load(out + x) + value(x)).store(out + x);
     } else {
-      for (int64_t x = 0; x < width; x += Lanes<T>::kCount) value(x).store(out + x);
+      for (int64_t x = 0; x < end; x += Lanes<T>::kCount) {
+        prefetch<kWrite>(out + x);
+        value(x).store(out + x);
+      }
     }
     written = true;
   }
