@@ -68,6 +68,7 @@ class Tile {
   // partial_sums: [channels, K]
   void forward(double* partial_sums) {
     for (int64_t i = 0; i < tiling_.channels * p_.term_count; ++i) partial_sums[i] = 0;
+    if (plan_.counts_all) count_voxels(partial_sums);
     for (int64_t z = max(0, z_begin_ - halo_before_); z < z_end_ + plan_.ahead; ++z) {
       for (int64_t i = 0; i < tiling_.channels * p_.term_count; ++i) lane_sums_[i] = V(T(0));
       for (int64_t y = rows_begin(); y < rows_end(); ++y) {
@@ -356,6 +357,13 @@ class Tile {
 
   // ---- sum ----
 
+  void count_voxels(double* partial_sums) const {
+    const int64_t voxels = (z_end_ - z_begin_) * (y_end_ - y_begin_) * p_.W;
+    for (int64_t c = 0; c < tiling_.channels; ++c) {
+      partial_sums[c * p_.term_count + plan_.count_column] = static_cast<double>(voxels);
+    }
+  }
+
   template <class Function>
   void for_each_summed_channel(Function function) {
     for (int64_t c = max(0, p_.first_channel - c_); c < tiling_.channels; ++c) function(c);
@@ -508,11 +516,7 @@ class Tile {
     GradientRow<T> gradient{gradient_row(c, z, y), p_.W};
     GradientRow<T> logit_gradient{logit_gradient_ + c * channel_pitch_, p_.W};
     if (c_ + c >= p_.first_channel) {
-      for (int i = 0; i < plan_.voxel_count; ++i) {
-        const auto& [term, column] = plan_.voxel[i];
-        if (!term->add_slope) continue;
-        term->add_slope(voxel_row(c, z, y), term->from_logit ? logit_gradient : gradient, weight(c, column));
-      }
+      if (plan_.has_slopes) add_voxel_slopes(c, z, y, gradient, logit_gradient);
       for (int i = 0; i < plan_.stencil_count; ++i) {
         const auto& [term, column] = plan_.stencil[i];
         if (const auto sweep = sweep_of(*term)) {
@@ -523,6 +527,16 @@ class Tile {
     }
     if (!gradient.written) clear(gradient.row);
     if (plan_.from_logit && !logit_gradient.written) clear(logit_gradient.row);
+  }
+
+  void add_voxel_slopes(int64_t c, int64_t z, int64_t y, GradientRow<T>& gradient,
+                        GradientRow<T>& logit_gradient) {
+    const VoxelRow<T> voxels = voxel_row(c, z, y);
+    for (int i = 0; i < plan_.voxel_count; ++i) {
+      const auto& [term, column] = plan_.voxel[i];
+      if (!term->add_slope) continue;
+      term->add_slope(voxels, term->from_logit ? logit_gradient : gradient, weight(c, column));
+    }
   }
 
   void sigmoid_gradient(int64_t z, int64_t y) {

@@ -30,6 +30,9 @@ struct Plan {
   bool on_fields = false;  // a stencil reads prediction and target
   bool in_place = true;    // every stencil can read the error in place
   bool from_logit = false;
+  bool has_slopes = false;  // a voxel-wise term depends on the prediction
+  bool counts_all = false;  // the count is asked for, and every voxel is valid: nothing to add up
+  int64_t count_column = 0;
   int64_t back = 0, ahead = 0;  // planes and rows that the stencils reach
 
   explicit Plan(const GeoSumsParams& p) : masked(p.mask.data || p.has_ignore_index) {
@@ -44,7 +47,13 @@ struct Plan {
         ahead = term->reach_ahead > ahead ? term->reach_ahead : ahead;
       } else {
         const auto* voxel_term = find_voxel(p.terms[k], p.activation == Activation::kSigmoid);
+        if (voxel_term == find_voxel(terms::Count::kName, false) && !masked) {
+          counts_all = true;
+          count_column = k;
+          continue;
+        }
         voxel[voxel_count++] = {voxel_term, k};
+        has_slopes |= voxel_term->add_slope != nullptr;
         from_logit |= voxel_term->from_logit;
       }
     }

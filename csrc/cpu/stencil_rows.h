@@ -26,15 +26,18 @@ struct NeighbourRows {
   }
 };
 
-// The error straight from the tensors' own rows, for stencils that look ahead only: nothing is stored. Asked for
-// x = 0, kCount, 2 kCount, ... in turn.
+// The error straight from the tensors' own rows, for stencils that look ahead only: nothing is stored. Asked
+// for x = 0, kCount, 2 kCount, ... in turn.
 template <class T>
 class ErrorInPlace {
  public:
   using V = Lanes<T>;
 
   GEOLOSS_SIMD ErrorInPlace(const NeighbourRows<T>& prediction, const NeighbourRows<T>& target, int64_t width)
-      : prediction_(prediction), target_(target), width_(width), centre_(at_row(prediction.centre, target.centre, 0)) {}
+      : prediction_(prediction),
+        target_(target),
+        width_(width),
+        centre_(at_row(prediction.centre, target.centre, 0)) {}
 
   GEOLOSS_SIMD Neighbourhood<V> at(int64_t x) {
     const V centre = centre_;
@@ -43,8 +46,13 @@ class ErrorInPlace {
                             : V(prediction_.centre[width_ - 1] - target_.centre[width_ - 1]);
     prefetch<kRead>(prediction_.z_next + x);
     prefetch<kRead>(target_.z_next + x);
-    return {centre, V(), centre.shifted_out(centre_), V(), at_row(prediction_.y_next, target_.y_next, x),
-            V(),    at_row(prediction_.z_next, target_.z_next, x)};
+    return {centre,
+            V(),
+            centre.shifted_out(centre_),
+            V(),
+            at_row(prediction_.y_next, target_.y_next, x),
+            V(),
+            at_row(prediction_.z_next, target_.z_next, x)};
   }
 
  private:
@@ -110,8 +118,8 @@ struct StencilTerm {
   Sweep<T> sweep_in_place;
 };
 
-// How differences are weighted: not at all (voxels of unit size, every axis), by the voxel's size, or by that and
-// by what is valid.
+// How differences are weighted: not at all (voxels of unit size, every axis), by the voxel's size, or by that
+// and by what is valid.
 enum class Weighting { kUnit, kSpacing, kMask };
 
 template <class V>
