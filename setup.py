@@ -1,4 +1,4 @@
-"""Builds the operators. GEOLOSS_BUILD=auto|cpu|none: build if a compiler is there, insist on it, or leave it out."""
+"""Builds the operators. GEOLOSS_BUILD=auto|cpu|none: if there is a compiler, or else fail, or not at all."""
 
 from __future__ import annotations
 
@@ -78,8 +78,9 @@ def wants_operators() -> bool:
     return choice != "none"
 
 
+build = wants_operators()
 setup(
-    ext_modules=[Extension("geoloss_kernels._C", [*OPERATORS, KERNEL], py_limited_api=True)] if wants_operators() else [],
+    ext_modules=[Extension("geoloss_kernels._C", [*OPERATORS, KERNEL], py_limited_api=True)] if build else [],
     cmdclass={"build_ext": BuildOperators},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}} if wants_operators() else {},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if build else {},
 )

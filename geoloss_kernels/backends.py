@@ -87,7 +87,9 @@ def choose(input: Tensor) -> str:
     device = input.device.type
     if _forced is not None:
         if _forced != "reference" and (_forced == "cpu") != (device == "cpu"):
-            raise RuntimeError(f"backend: {_forced!r} is in force and cannot work on a tensor on {input.device}")
+            raise RuntimeError(
+                f"backend: {_forced!r} is in force and cannot work on a tensor on {input.device}"
+            )
         return _forced
     if device == "cpu" and _REASONS["cpu"] is None:
         return "cpu"

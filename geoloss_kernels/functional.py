@@ -154,8 +154,9 @@ def check_arguments(input: Tensor, target: Tensor, mask: Tensor | None, map: Ten
     check_volumes("input", input)
     if not input.is_floating_point():
         raise TypeError(f"input: expected a floating-point tensor, got {input.dtype}")
-    for name, tensor in (("target", target), ("mask", mask), ("map", map)):
-        if tensor is not None or name == "target":
+    check_companion("target", target, input)
+    for name, tensor in (("mask", mask), ("map", map)):
+        if tensor is not None:
             check_companion(name, tensor, input)
 
 
@@ -209,9 +210,7 @@ def dice_loss(
         soft_label: (Σs + Σg - Σ|s - g|) / 2 for Σsg, exact for a fractional target.
     """
     formula = formulas.dice(smooth_nr, smooth_dr, squared_pred, jaccard, soft_label)
-    return evaluate(
-        formula, input, target, mask, spacing, Options(**options), weight=checked_weight(weight)
-    )
+    return evaluate(formula, input, target, mask, spacing, Options(**options), weight=checked_weight(weight))
 
 
 def tversky_loss(
