@@ -5,7 +5,7 @@
     loss(logits, target).backward()
 
 See `geoloss_kernels.losses` for the modules, `geoloss_kernels.functional` for the functions,
-`geoloss_kernels.reference` for the same in plain PyTorch, and `geoloss_kernels.backends` for what computes them.
+`geoloss_kernels.reference` for the same in plain PyTorch, `geoloss_kernels.backends` for what computes them.
 """
 
 from geoloss_kernels import backends, functional, reference

@@ -18,7 +18,7 @@ def reason_missing() -> str | None:
     )
     spec = finder.find_spec("_C")
     if spec is None or spec.origin is None:
-        return "the package was installed without its compiled operators (no C++ compiler, or GEOLOSS_BUILD=none)"
+        return "the package was installed without its operators (no C++ compiler, or GEOLOSS_BUILD=none)"
     try:
         torch.ops.load_library(spec.origin)
     except OSError as error:

@@ -1,11 +1,11 @@
 """The losses as functions: one for every module of `geoloss_kernels.losses`.
 
-Every function takes ``input`` [N, C, *spatial] (2-D or 3-D; float64, float32, float16 or bfloat16), ``target``
-and the keyword arguments described in `Options`, and computes its sums in one pass over both, in float32
-(float64 for float64 input), with the backend that `geoloss_kernels.backends` chooses. All are differentiable
-once in ``input``, and deterministic: bit-equal from run to run and for any number of threads. A volume without
-valid voxels has a loss of 0 (Dice: of a perfect match). Wrong shapes, dtypes, devices, axes or spacings raise a
-ValueError or TypeError that names the argument, what was expected and what came.
+Every function takes ``input`` [N, C, *spatial] (2-D or 3-D; float64, float32, float16 or bfloat16),
+``target`` and the keyword arguments described in `Options`, and computes its sums in one pass over both, in
+float32 (float64 for float64 input), with the backend that `geoloss_kernels.backends` chooses. All are
+differentiable once in ``input``, and deterministic: bit-equal from run to run and for any number of threads.
+A volume without valid voxels has a loss of 0 (Dice: of a perfect match). Wrong shapes, dtypes, devices, axes
+or spacings raise a ValueError or TypeError that names the argument, what was expected and what came.
 """
 
 from __future__ import annotations
@@ -327,8 +327,8 @@ def boundary_loss(
     """1/|Ω| Σ s D(g), D the signed distance in mm (Kervadec et al. 2019; MONAI's BoundaryLoss).
 
     Args:
-        distance_map: D, [N, 1 or C, *spatial]; None computes it with `distance.signed_distance_map` (scipy, on
-            the CPU) from ``target``, in which voxels that are not valid count as background.
+        distance_map: D, [N, 1 or C, *spatial]; None computes it with `distance.signed_distance_map` (scipy,
+            on the CPU) from ``target``, in which voxels that are not valid count as background.
         empty: what D is for a mask without boundary, "zero" or "far", see there.
     """
     opts = Options(**options)

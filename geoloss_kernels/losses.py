@@ -1,7 +1,7 @@
 """The losses as modules, with MONAI's signatures: swap the import, keep the arguments.
 
-``forward(input, target, mask=None, spacing=None)``; a ``spacing`` given there takes the place of the module's.
-What every argument means, which shapes and dtypes are taken and what is raised is said once in
+``forward(input, target, mask=None, spacing=None)``; a ``spacing`` given there takes the place of the
+module's. What every argument means, which shapes and dtypes are taken and what is raised is said once in
 `geoloss_kernels.functional`: in `Options` for the arguments that all losses share, and in the function of the
 same name for the others.
 """
