@@ -1,0 +1,84 @@
+"""Page faults and peak memory of the process, read from Linux and glibc."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+RESET_PEAK = "5"
+
+# Of mallopt(3): above which size a block is a mapping of its own, and how much free memory stays.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGEST_INT = (1 << 31) - 1
+
+
+def keep_freed_memory() -> None:
+    """Make glibc's malloc reuse freed memory and not return it to the kernel.
+
+    Otherwise a large result may be a fresh mapping, and the first touch of its pages costs more than the
+    arithmetic, at some calls and not at others. Raises RuntimeError where glibc is not the C library.
+    """
+    libc = ctypes.CDLL(None)
+    done = hasattr(libc, "mallopt") and (
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_INT) and libc.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
+    )
+    if not done:
+        raise RuntimeError("allocator: 'keep' needs glibc's mallopt; use --allocator system")
+
+
+def reserve(size: int) -> None:
+    """Touch ``size`` bytes of the heap, less than 2 GiB, and free them; needs `keep_freed_memory`.
+
+    glibc before 2.38 seldom reuses the hole that an aligned block leaves for the next block of the same size,
+    so that the heap walks on for a while; now it walks over pages that are there.
+    """
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    block = libc.malloc(ctypes.c_size_t(size))
+    if block is None:
+        raise MemoryError(f"reserve: expected {size} bytes to be free")
+    ctypes.memset(block, 1, size)
+    libc.free(ctypes.c_void_p(block))
+
+
+def page_faults() -> int:
+    """Pages that the process has touched first so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def peak_growth(call: Callable[[], Any], repeats: int = 3) -> int | None:
+    """Bytes by which the resident memory peaks above its start during ``call``: the least of ``repeats``.
+
+    Counts whatever allocates: PyTorch, NumPy, C++. The kernel counts per core in batches, so that some
+    100 kB are noise. None where the kernel does not tell.
+    """
+    if not CLEAR_REFS.exists():
+        return None
+    return min(_growth(call) for _ in range(repeats))
+
+
+def _growth(call: Callable[[], Any]) -> int:
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+    CLEAR_REFS.write_text(RESET_PEAK)
+    before = _status("VmRSS")
+    result = call()
+    peak = _status("VmHWM")
+    del result
+    return max(0, peak - before)
+
+
+def _status(field: str) -> int:
+    match = re.search(rf"^{field}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+    if match is None:
+        raise RuntimeError(f"{STATUS}: expected a line {field}, found none")
+    return 1024 * int(match[1])

@@ -1,0 +1,96 @@
+"""What is timed: a provider makes the forward and the backward step of one implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geoloss_kernels.formulas import Formula
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Arrays = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One implementation on one input. ``backward`` takes what ``forward`` returned.
+
+    Attributes:
+        release: called before each forward step, outside of the timing; drops the last call's gradient.
+    """
+
+    forward: Callable[[], Any]
+    backward: Callable[[Any], Any] | None
+    release: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One implementation.
+
+    Attributes:
+        prepare: makes the steps for (input, target).
+        loss: the function that ``prepare`` times, for the correctness gate; None if it is not a loss.
+        arrays: how many arrays of the input's size (forward, backward) have to move through memory: read
+            input and target; read both again and write the gradient.
+    """
+
+    name: str
+    prepare: Callable[[Tensor, Tensor], Steps]
+    loss: Loss | None = None
+    arrays: Arrays = (2, 3)
+
+
+def of_loss(name: str, loss: Loss) -> Provider:
+    """Timed as in training: ``loss(input, target).backward()`` with ``input.grad`` None before."""
+
+    def prepare(input: Tensor, target: Tensor) -> Steps:
+        leaf = input.detach().requires_grad_()
+
+        def release() -> None:
+            leaf.grad = None
+
+        return Steps(lambda: loss(leaf, target), Tensor.backward, release)
+
+    return Provider(name, prepare, loss)
+
+
+def compiled(name: str, loss: Loss) -> Provider:
+    """`of_loss` of ``loss`` through torch.compile, as one graph for fixed shapes."""
+    return of_loss(name, torch.compile(loss, fullgraph=True, dynamic=False))
+
+
+def of_operators(name: str, formula: Formula, activation: str) -> Provider:
+    """`geo_sums` and `geo_sums_backward` alone: the kernels without autograd, checks or the ratio."""
+
+    def prepare(input: Tensor, target: Tensor) -> Steps:
+        operators = torch.ops.geoloss
+        dimensions = input.ndim - 2
+        arguments = (input, target, None, None, formula.terms, activation)
+        options = ([1.0] * dimensions, list(range(dimensions)), None, True)
+        sums = operators.geo_sums(*arguments, *options)
+        one = torch.full(sums.shape[:2], 1 / sums.shape[:2].numel())
+        grad_sums = operators.geo_ratio_backward(one, sums, formula.numerator, formula.denominator)
+        return Steps(
+            lambda: operators.geo_sums(*arguments, *options),
+            lambda _: operators.geo_sums_backward(grad_sums, *arguments, *options),
+        )
+
+    return Provider(name, prepare)
+
+
+def _prepare_sum(input: Tensor, target: Tensor) -> Steps:
+    return Steps(lambda: input + target, None)
+
+
+def _prepare_copy(input: Tensor, target: Tensor) -> Steps:
+    destination = torch.empty_like(input)
+    return Steps(lambda: destination.copy_(input), None)
+
+
+SUM = Provider("input + target", _prepare_sum, arrays=(3, 0))
+COPY = Provider("copy", _prepare_copy, arrays=(2, 0))
