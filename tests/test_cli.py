@@ -216,3 +216,14 @@ def test_core_import_needs_none_of_the_training_packages() -> None:
     )
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_package_runs_as_a_module(capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "geoloss_kernels"]
+    usage = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert (usage.returncode, usage.stdout) == (0, capsys.readouterr().out)
+    typo = subprocess.run([*command, "tran"], capture_output=True, text=True, check=False)
+    assert typo.returncode == 2
+    assert typo.stderr.startswith("geoloss: error: ")
