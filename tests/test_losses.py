@@ -235,6 +235,17 @@ class TestAgainstTheReference:
             given,
         )
 
+    @pytest.mark.parametrize("name", LOSSES)
+    def test_ignored_voxels_of_a_one_hot_target(self, backend, name):
+        """Zero in every channel, or filled with the ignored label: the voxel belongs to no class."""
+        given, target = volumes(backend, 3, "labels", probabilities=False)
+        one_hot = torch.cat([target == c for c in range(3)], 1).double()
+        ignored = torch.rand(2, 1, 4, 5, 6).to(given.device) > 0.7
+        zeros, marks = one_hot.masked_fill(ignored, 0), one_hot.masked_fill(ignored, 255)
+        loss = LOSSES[name].module(softmax=True, ignore_index=255)
+        expected = LOSSES[name].module(softmax=True)(given, zeros, mask=~ignored)
+        assert_all_equal(loss(given, zeros), loss(given, marks), expected, given)
+
     @pytest.mark.parametrize("name", ["boundary", "dice_boundary"])
     def test_given_distance_map(self, backend, name):
         given, target = volumes(backend, 2, "binary", probabilities=False)
