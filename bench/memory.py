@@ -17,6 +17,7 @@ RESET_PEAK = "5"
 # Of mallopt(3): above which size a block is a mapping of its own, and how much free memory stays.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_INT = (1 << 31) - 1
+NEVER = -1
 
 
 def keep_freed_memory() -> None:
@@ -27,7 +28,7 @@ def keep_freed_memory() -> None:
     """
     libc = ctypes.CDLL(None)
     done = hasattr(libc, "mallopt") and (
-        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_INT) and libc.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_INT) and libc.mallopt(M_TRIM_THRESHOLD, NEVER)
     )
     if not done:
         raise RuntimeError("allocator: 'keep' needs glibc's mallopt; use --allocator system")

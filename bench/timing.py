@@ -23,8 +23,8 @@ PHASES = ("forward", "backward", "both")
 FEWEST_CALLS = 3
 FAST = 0.5  # s; faster calls follow on an untimed one, which wakes the threads
 EVICTION_BYTES = 1 << 28
-RESERVED_ARRAYS = 64
-RESERVED_LIMIT = 1 << 30
+RESERVED_ARRAYS = 128
+RESERVED_LIMIT = 2000 << 20
 
 
 @dataclass(frozen=True)
