@@ -23,7 +23,7 @@ namespace {
 
 using cpu::Tiling;
 
-constexpr int64_t kTileBytes = 256 * 1024;  // of the rings: within a core's second-level cache
+constexpr int64_t kTileBytes = 512 * 1024;  // of the rings: within a core's second-level cache
 constexpr int64_t kMinTileRows = 8;
 constexpr int64_t kMinTilePlanes = 32;
 constexpr int64_t kMinTiles = 16;  // work for that many threads, where the volumes are large enough
@@ -159,7 +159,8 @@ class Tile {
     wanted_[kError] = plan_.on_error && !error_in_place_;
     all_in_place_ = true;
     for (int field = 0; field < kFieldCount; ++field) all_in_place_ &= !wanted_[field] || in_place_[field];
-    in_place_gradient_ = p_.activation == Activation::kNone && readable_in_place(p_.grad_input);
+    input_in_place_ = !plan_.masked && readable_in_place(p_.input);
+    in_place_gradient_ = readable_in_place(p_.grad_input);
   }
 
   // The tensor's own rows are of the arithmetic type and end with a whole vector: no copy is made of them.
@@ -193,6 +194,10 @@ class Tile {
     if (!wanted_[field]) return nullptr;
     if (!in_place_[field]) return ring_[field].row(z, y) + c * channel_pitch_;
     const TensorView& view = field == kPrediction ? p_.input : field == kTarget ? p_.target : p_.map;
+    return tensor_row(view, c, z, y);
+  }
+
+  const T* tensor_row(const TensorView& view, int64_t c, int64_t z, int64_t y) const {
     return static_cast<const T*>(view.data) + offset(view, n_, c_ + c, z, y);
   }
 
@@ -213,7 +218,7 @@ class Tile {
   }
 
   NeighbourRows<T> neighbours_in_place(const TensorView& view, int64_t c, int64_t z, int64_t y) const {
-    const T* centre = static_cast<const T*>(view.data) + offset(view, n_, c_ + c, z, y);
+    const T* centre = tensor_row(view, c, z, y);
     return {centre, centre - (y > 0 ? view.stride_y : 0), centre + (y + 1 < p_.H ? view.stride_y : 0),
             centre - (z > 0 ? view.stride_z : 0), centre + (z + 1 < p_.D ? view.stride_z : 0)};
   }
@@ -277,21 +282,35 @@ class Tile {
   }
 
   void produce_prediction(int64_t z, int64_t y) {
-    for (int64_t c = 0; c < tiling_.channels; ++c) {
-      T* prediction = buffer(kPrediction, c, z, y);
-      load(p_.input, c_ + c, z, y, prediction);
-      leave_out(readable(z, y), prediction, T(0));
+    if (p_.activation == Activation::kSigmoid && input_in_place_) {
+      apply_sigmoid(tensor_row(p_.input, 0, z, y), z, y);
+    } else {
+      load_input(z, y);
+      if (p_.activation == Activation::kSigmoid) apply_sigmoid(buffer(kPrediction, 0, z, y), z, y);
+      if (p_.activation == Activation::kSoftmax) apply_softmax(z, y);
     }
-    if (p_.activation == Activation::kNone) return;
-    if (p_.activation == Activation::kSigmoid) apply_sigmoid(z, y);
-    if (p_.activation == Activation::kSoftmax) apply_softmax(z, y);
+    if (plan_.masked && p_.activation != Activation::kNone) mask_prediction(z, y);
+  }
+
+  void load_input(int64_t z, int64_t y) {
+    const T* valid = readable(z, y);
+    for (int64_t c = 0; c < tiling_.channels; ++c) {
+      T* row = buffer(kPrediction, c, z, y);
+      load(p_.input, c_ + c, z, y, row);
+      leave_out(valid, row, T(0));
+    }
+  }
+
+  void mask_prediction(int64_t z, int64_t y) {
     for (int64_t c = 0; c < tiling_.channels; ++c) {
       T* prediction = buffer(kPrediction, c, z, y);
-      if (T* softmax = buffer(kSoftmax, c, z, y)) {
-        for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE { V::load(prediction + x).store(softmax + x); });
-      }
+      if (T* softmax = buffer(kSoftmax, c, z, y)) copy(prediction, softmax);
       leave_out(row(kValid, c, z, y), prediction, T(0));
     }
+  }
+
+  void copy(const T* from, T* to) const {
+    for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE { V::load(from + x).store(to + x); });
   }
 
   // Where the activation may read the input: where the voxel is valid in any channel that it ties together.
@@ -305,14 +324,16 @@ class Tile {
     return readable_row_;
   }
 
-  void apply_sigmoid(int64_t z, int64_t y) {
-    T* prediction = buffer(kPrediction, 0, z, y);
+  void apply_sigmoid(const T* logits, int64_t z, int64_t y) {
     if (T* logit = buffer(kLogit, 0, z, y)) {
-      for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE { V::load(prediction + x).store(logit + x); });
+      copy(logits, logit);
       leave_out(row(kValid, 0, z, y), logit, -__builtin_inff());
     }
-    for_each_vector([&](int64_t x)
-                        GEOLOSS_LAMBDA_INLINE { sigmoid(V::load(prediction + x)).store(prediction + x); });
+    T* prediction = buffer(kPrediction, 0, z, y);
+    for_each_vector([&](int64_t x) GEOLOSS_LAMBDA_INLINE {
+      prefetch<kRead>(logits + x);
+      sigmoid(V::load(logits + x)).store(prediction + x);
+    });
   }
 
   void apply_softmax(int64_t z, int64_t y) {
@@ -574,7 +595,8 @@ class Tile {
   int64_t z_begin_, z_end_, y_begin_, y_end_;
   int64_t halo_before_, halo_after_;  // rows and planes produced around the tile
 
-  bool wanted_[kFieldCount], in_place_[kFieldCount] = {}, in_place_gradient_;
+  bool wanted_[kFieldCount], in_place_[kFieldCount] = {};
+  bool input_in_place_, in_place_gradient_;
   bool all_in_place_;    // there is nothing to produce
   bool error_in_place_;  // no error is stored: its stencils read input and target
   Ring<T> ring_[kFieldCount];
