@@ -1,4 +1,4 @@
-"""What an installation brings: light imports, a wheel without a compiler, clear words where building fails."""
+"""What an installation brings: light imports, a wheel without a compiler, clear words when building fails."""
 
 from __future__ import annotations
 
