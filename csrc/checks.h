@@ -31,6 +31,9 @@ inline DType dtype_of(const Tensor& tensor, const char* name) {
     case ScalarType::BFloat16: return DType::kBFloat16;
     case ScalarType::Bool: return DType::kBool;
     case ScalarType::Byte: return DType::kUInt8;
+    case ScalarType::UInt16: return DType::kUInt16;
+    case ScalarType::UInt32: return DType::kUInt32;
+    case ScalarType::UInt64: return DType::kUInt64;
     case ScalarType::Char: return DType::kInt8;
     case ScalarType::Short: return DType::kInt16;
     case ScalarType::Int: return DType::kInt32;
@@ -133,7 +136,7 @@ inline GeoSumsParams params_of(const GeoSumsArguments& a) {
   for (int64_t k = 0; k < p.term_count; ++k) {
     p.terms[k] = a.terms[k].c_str();
     const bool needs_map = a.terms[k].starts_with("map_");
-    STD_TORCH_CHECK(!needs_map || p.map.data, "map: the term '", a.terms[k], "' needs one, got none");
+    STD_TORCH_CHECK(!needs_map || a.map.has_value(), "map: the term '", a.terms[k], "' needs one, got none");
   }
   return p;
 }

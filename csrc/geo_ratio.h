@@ -45,7 +45,8 @@ GEOLOSS_INLINE void geo_ratio_slope(T grad_ratio, const T* sums, const double* n
     const T inverse = 1 / divisor;
     const T ratio = dividend * inverse;
     for (int64_t k = 0; k < terms; ++k) {
-      grad_sums[k] += grad_ratio * (static_cast<T>(n[k]) - ratio * static_cast<T>(d[k])) * inverse;
+      const T share = d[k] == 0 ? T(0) : ratio * static_cast<T>(d[k]);
+      grad_sums[k] += grad_ratio * (static_cast<T>(n[k]) - share) * inverse;
     }
   }
 }

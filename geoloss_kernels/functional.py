@@ -155,7 +155,7 @@ def check_arguments(input: Tensor, target: Tensor, mask: Tensor | None, map: Ten
     if not input.is_floating_point():
         raise TypeError(f"input: expected a floating-point tensor, got {input.dtype}")
     check_companion("target", target, input)
-    for name, tensor in (("mask", mask), ("map", map)):
+    for name, tensor in (("mask", mask), ("distance_map", map)):
         if tensor is not None:
             check_companion(name, tensor, input)
 

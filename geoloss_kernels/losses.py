@@ -37,7 +37,7 @@ class FormulaLoss(_Loss):
         self.options = Options(**options)
         super().__init__(reduction=self.options.reduction)
         self.formula = formula
-        self.spacing = None if spacing is None else tuple(spacing)
+        self.spacing = spacing
         self.register_buffer("class_weight", functional.checked_weight(weight))
 
     def forward(

@@ -69,7 +69,7 @@ def test_equals_monai(shape):
     torch.testing.assert_close(distance_map(target), field)
 
 
-@pytest.mark.parametrize("size", [0.2, 0.7, 1.0, 3.0])
+@pytest.mark.parametrize("size", [1.0, 3.0])
 def test_foreground_is_never_positive(size):
     mask = random_mask(1, 1, 8, 8, fraction=0.6)
     signed = signed_distance_map(mask, (size, 2 * size))

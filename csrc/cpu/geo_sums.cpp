@@ -26,7 +26,7 @@ const Variant& chosen_variant() {
   static const Variant chosen = [] {
     const char* limit = std::getenv("GEOLOSS_CPU");
     const auto usable = [&](const Variant& v) {
-      return v.supported && (!limit || !std::strcmp(limit, v.name));
+      return v.supported && (!limit || !*limit || !std::strcmp(limit, v.name));
     };
 #if defined(__x86_64__)
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -90,6 +90,9 @@ LoadRow<T> load_row(DType dtype) {
     case DType::kBFloat16: return load_strided<BFloat16, T>;
     case DType::kBool:
     case DType::kUInt8: return load_strided<uint8_t, T>;
+    case DType::kUInt16: return load_strided<uint16_t, T>;
+    case DType::kUInt32: return load_strided<uint32_t, T>;
+    case DType::kUInt64: return load_strided<uint64_t, T>;
     case DType::kInt8: return load_strided<int8_t, T>;
     case DType::kInt16: return load_strided<int16_t, T>;
     case DType::kInt32: return load_strided<int32_t, T>;

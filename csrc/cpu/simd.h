@@ -166,10 +166,11 @@ GEOLOSS_SIMD Floats reciprocal_square_root(Floats x) {
 
 GEOLOSS_SIMD Doubles reciprocal_square_root(Doubles x) { return 1 / square_root(x); }
 
-// e^x = 2^n e^r, |r| <= ln 2 / 2; the polynomial is Cephes' expf (1 ulp). Saturates at the ends of fp32.
+// e^x = 2^n e^r, |r| <= ln 2 / 2; the polynomial is Cephes' expf (1 ulp). 0 and infinity beyond the normal
+// numbers.
 GEOLOSS_SIMD Floats exponential(Floats x) {
-  x = select(x > 88.3762626647949f, 88.3762626647949f, x);
-  x = select(x < -87.3365478515625f, -87.3365478515625f, x);
+  const auto overflows = x > 88.3762626647949f;
+  const auto underflows = x < -87.3365478515625f;
   const float round_to_integer = 12582912.f;  // 1.5 · 2^23: the sum's low mantissa bits are n
   const Floats shifted = x * 1.44269504088896341f + round_to_integer;
   const Floats n = shifted - round_to_integer;
@@ -181,7 +182,8 @@ GEOLOSS_SIMD Floats exponential(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.f;
-  return p * from_bits((bits(shifted) + 127) << 23);
+  const Floats result = p * from_bits((bits(shifted) + 127) << 23);
+  return select(overflows, __builtin_inff(), select(underflows, 0.f, result));
 }
 
 // log((1 + t) / (1 - t)) = 2 artanh t for |t| <= 1/3.

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from torch import Tensor
 
-from geoloss_kernels.reference.voxels import Voxels, prepare
+from geoloss_kernels.reference.voxels import Voxels, check_ignore_index, prepare
 
 AXIS_ORDERS = {
     "xyz": ("sagittal", "coronal", "axial"),
@@ -102,6 +102,7 @@ def resolve_ignore_index(
     For labels, [N, 1, *spatial], it is compared with them. For a one-hot target it is the class whose voxels
     are left out of every channel or, outside 0..C-1, a mark of voxels that belong to no class.
     """
+    check_ignore_index(ignore_index)
     if ignore_index is None or target.ndim < 2 or target.shape[1] == 1:
         return mask, ignore_index
     if 0 <= ignore_index < target.shape[1]:
@@ -126,6 +127,8 @@ def resolve_axes(
         return None
     names = AXIS_ORDERS[axis_order]
     resolved = []
+    if not isinstance(axes, (int, str, Sequence)):
+        raise TypeError(f"axes: expected a number, a name or a sequence of these, got {axes!r}")
     for axis in (axes,) if isinstance(axes, (int, str)) else axes:
         if isinstance(axis, str):
             if axis not in names or dimensions != 3:

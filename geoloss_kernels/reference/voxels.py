@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from geoloss_kernels.reference.activation import activate
+
+DTYPES = frozenset(
+    (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
+        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+        *(torch.int8, torch.int16, torch.int32, torch.int64),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,9 @@ def check_axes(axes: Sequence[int] | None, dimensions: int) -> tuple[int, ...]:
     """Spatial axis numbers, None = all; ValueError unless distinct and in 0..dimensions-1."""
     if axes is None:
         return tuple(range(dimensions))
-    checked = tuple(axes)
+    checked = _sequence("axes", axes)
+    if any(not isinstance(axis, int) for axis in checked):
+        raise TypeError(f"axes: expected integers, got {checked}")
     if not checked or len(set(checked)) < len(checked) or not set(checked) <= set(range(dimensions)):
         raise ValueError(f"axes: expected distinct numbers from 0 to {dimensions - 1}, got {checked}")
     return checked
@@ -104,18 +115,37 @@ def check_spacing(spacing: Sequence[float] | None, dimensions: int) -> tuple[flo
     """Voxel size per spatial axis in mm, None = 1; ValueError unless positive, finite and one per axis."""
     if spacing is None:
         return (1.0,) * dimensions
-    checked = tuple(float(size) for size in spacing)
+    sizes = _sequence("spacing", spacing)
+    try:
+        checked = tuple(float(size) for size in sizes)
+    except (TypeError, ValueError):
+        raise TypeError(f"spacing: expected numbers, got {sizes}") from None
     if len(checked) != dimensions or not all(size > 0 and math.isfinite(size) for size in checked):
         raise ValueError(f"spacing: expected {dimensions} positive finite numbers, got {checked}")
     return checked
+
+
+def _sequence(name: str, values: Any) -> tuple[Any, ...]:
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise TypeError(f"{name}: expected a sequence of numbers, got {values!r}")
+    return tuple(values)
+
+
+def check_ignore_index(ignore_index: int | None) -> None:
+    """TypeError unless it is a label, or None."""
+    if ignore_index is not None and not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index: expected an integer or None, got {ignore_index!r}")
 
 
 def check_volumes(name: str, tensor: Tensor) -> None:
     """TypeError or ValueError unless ``tensor`` is real and [N, C, H, W] or [N, C, D, H, W] with voxels."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.is_complex():
-        raise TypeError(f"{name}: expected real numbers, got {tensor.dtype}")
+    if tensor.dtype not in DTYPES:
+        raise TypeError(
+            f"{name}: expected real numbers, as float64, float32, float16, bfloat16, bool or integers, "
+            f"got {tensor.dtype}"
+        )
     if tensor.ndim not in (4, 5) or 0 in tensor.shape[1:]:
         raise ValueError(
             f"{name}: expected shape [N, C, H, W] or [N, C, D, H, W] without empty axes, "
