@@ -9,7 +9,7 @@ same name for the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
@@ -18,8 +18,25 @@ from geoloss_kernels import formulas, functional
 from geoloss_kernels.formulas import Formula
 from geoloss_kernels.functional import Axes, Options
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Activation = Callable[[Tensor], Tensor]
 Weight = Sequence[float] | float | Tensor
+
+
+class KeywordOptions(TypedDict, total=False):
+    """The shared options that no loss takes by position."""
+
+    batch: bool
+    ignore_index: int | None
+
+
+class AxisOptions(KeywordOptions, total=False):
+    """The options of losses with first-order differences."""
+
+    axes: Axes
+    axis_order: str
 
 
 class FormulaLoss(_Loss):
@@ -30,11 +47,13 @@ class FormulaLoss(_Loss):
     def __init__(
         self,
         formula: Formula,
-        spacing: Sequence[float] | None = None,
+        spacing: Sequence[float] | None,
+        *options: Any,
         weight: Weight | None = None,
-        **options: Any,
+        **more_options: Any,
     ) -> None:
-        self.options = Options(**options)
+        """``options`` are those of `Options`, in its order."""
+        self.options = Options(*options, **more_options)
         super().__init__(reduction=self.options.reduction)
         self.formula = formula
         self.spacing = spacing
@@ -85,18 +104,11 @@ class BCELoss(FormulaLoss):
         reduction: str = "mean",
         *,
         pos_weight: float = 1.0,
-        batch: bool = False,
-        ignore_index: int | None = None,
+        **options: Unpack[KeywordOptions],
     ) -> None:
+        formula = formulas.bce(pos_weight)
         super().__init__(
-            formulas.bce(pos_weight),
-            include_background=include_background,
-            to_onehot_y=to_onehot_y,
-            sigmoid=sigmoid,
-            softmax=softmax,
-            reduction=reduction,
-            batch=batch,
-            ignore_index=ignore_index,
+            formula, None, include_background, to_onehot_y, sigmoid, softmax, None, reduction, **options
         )
 
 
@@ -120,18 +132,18 @@ class DiceLoss(FormulaLoss):
         soft_label: bool = False,
         ignore_index: int | None = None,
     ) -> None:
-        super().__init__(
-            formulas.dice(smooth_nr, smooth_dr, squared_pred, jaccard, soft_label),
-            weight=weight,
-            include_background=include_background,
-            to_onehot_y=to_onehot_y,
-            sigmoid=sigmoid,
-            softmax=softmax,
-            other_act=other_act,
-            reduction=reduction,
-            batch=batch,
-            ignore_index=ignore_index,
+        formula = formulas.dice(smooth_nr, smooth_dr, squared_pred, jaccard, soft_label)
+        shared = (
+            include_background,
+            to_onehot_y,
+            sigmoid,
+            softmax,
+            other_act,
+            reduction,
+            batch,
+            ignore_index,
         )
+        super().__init__(formula, None, *shared, weight=weight)
 
 
 class TverskyLoss(FormulaLoss):
@@ -153,17 +165,18 @@ class TverskyLoss(FormulaLoss):
         soft_label: bool = False,
         ignore_index: int | None = None,
     ) -> None:
-        super().__init__(
-            formulas.tversky(alpha, beta, smooth_nr, smooth_dr, soft_label),
-            include_background=include_background,
-            to_onehot_y=to_onehot_y,
-            sigmoid=sigmoid,
-            softmax=softmax,
-            other_act=other_act,
-            reduction=reduction,
-            batch=batch,
-            ignore_index=ignore_index,
+        formula = formulas.tversky(alpha, beta, smooth_nr, smooth_dr, soft_label)
+        shared = (
+            include_background,
+            to_onehot_y,
+            sigmoid,
+            softmax,
+            other_act,
+            reduction,
+            batch,
+            ignore_index,
         )
+        super().__init__(formula, None, *shared)
 
 
 class FOGLoss(FormulaLoss):
@@ -177,26 +190,14 @@ class FOGLoss(FormulaLoss):
         softmax: bool = False,
         reduction: str = "mean",
         *,
-        axes: Axes = None,
-        axis_order: str = "xyz",
         norm: str = "l2",
         operator: str = "forward",
         spacing: Sequence[float] | None = None,
-        batch: bool = False,
-        ignore_index: int | None = None,
+        **options: Unpack[AxisOptions],
     ) -> None:
+        formula = formulas.fog(norm, operator)
         super().__init__(
-            formulas.fog(norm, operator),
-            spacing,
-            include_background=include_background,
-            to_onehot_y=to_onehot_y,
-            sigmoid=sigmoid,
-            softmax=softmax,
-            reduction=reduction,
-            batch=batch,
-            axes=axes,
-            axis_order=axis_order,
-            ignore_index=ignore_index,
+            formula, spacing, include_background, to_onehot_y, sigmoid, softmax, None, reduction, **options
         )
 
 
@@ -214,19 +215,11 @@ class SOGLoss(FormulaLoss):
         two_sided: bool = False,
         signed: bool = False,
         spacing: Sequence[float] | None = None,
-        batch: bool = False,
-        ignore_index: int | None = None,
+        **options: Unpack[KeywordOptions],
     ) -> None:
+        formula = formulas.sog(two_sided, signed)
         super().__init__(
-            formulas.sog(two_sided, signed),
-            spacing,
-            include_background=include_background,
-            to_onehot_y=to_onehot_y,
-            sigmoid=sigmoid,
-            softmax=softmax,
-            reduction=reduction,
-            batch=batch,
-            ignore_index=ignore_index,
+            formula, spacing, include_background, to_onehot_y, sigmoid, softmax, None, reduction, **options
         )
 
 
@@ -243,28 +236,17 @@ class DiceFOGLoss(FormulaLoss):
         *,
         lambda_dice: float = 1.0,
         lambda_fog: float = 1.0,
-        axes: Axes = None,
-        axis_order: str = "xyz",
         norm: str = "l2",
         operator: str = "forward",
-        spacing: Sequence[float] | None = None,
         smooth_nr: float = 1e-5,
         smooth_dr: float = 1e-5,
-        batch: bool = False,
-        ignore_index: int | None = None,
+        spacing: Sequence[float] | None = None,
+        **options: Unpack[AxisOptions],
     ) -> None:
+        dice, fog = formulas.dice(smooth_nr, smooth_dr), formulas.fog(norm, operator)
+        formula = lambda_dice * dice + lambda_fog * fog
         super().__init__(
-            lambda_dice * formulas.dice(smooth_nr, smooth_dr) + lambda_fog * formulas.fog(norm, operator),
-            spacing,
-            include_background=include_background,
-            to_onehot_y=to_onehot_y,
-            sigmoid=sigmoid,
-            softmax=softmax,
-            reduction=reduction,
-            batch=batch,
-            axes=axes,
-            axis_order=axis_order,
-            ignore_index=ignore_index,
+            formula, spacing, include_background, to_onehot_y, sigmoid, softmax, None, reduction, **options
         )
 
 
@@ -283,22 +265,15 @@ class DiceSOGLoss(FormulaLoss):
         lambda_sog: float = 1.0,
         two_sided: bool = False,
         signed: bool = False,
-        spacing: Sequence[float] | None = None,
         smooth_nr: float = 1e-5,
         smooth_dr: float = 1e-5,
-        batch: bool = False,
-        ignore_index: int | None = None,
+        spacing: Sequence[float] | None = None,
+        **options: Unpack[KeywordOptions],
     ) -> None:
+        dice, sog = formulas.dice(smooth_nr, smooth_dr), formulas.sog(two_sided, signed)
+        formula = lambda_dice * dice + lambda_sog * sog
         super().__init__(
-            lambda_dice * formulas.dice(smooth_nr, smooth_dr) + lambda_sog * formulas.sog(two_sided, signed),
-            spacing,
-            include_background=include_background,
-            to_onehot_y=to_onehot_y,
-            sigmoid=sigmoid,
-            softmax=softmax,
-            reduction=reduction,
-            batch=batch,
-            ignore_index=ignore_index,
+            formula, spacing, include_background, to_onehot_y, sigmoid, softmax, None, reduction, **options
         )
 
 
@@ -320,18 +295,17 @@ class BoundaryLoss(FormulaLoss):
         ignore_index: int | None = None,
         formula: Formula | None = None,
     ) -> None:
-        super().__init__(
-            formula or formulas.boundary(),
-            spacing,
-            include_background=include_background,
-            to_onehot_y=to_onehot_y,
-            sigmoid=sigmoid,
-            softmax=softmax,
-            other_act=other_act,
-            reduction=reduction,
-            batch=batch,
-            ignore_index=ignore_index,
+        shared = (
+            include_background,
+            to_onehot_y,
+            sigmoid,
+            softmax,
+            other_act,
+            reduction,
+            batch,
+            ignore_index,
         )
+        super().__init__(formula or formulas.boundary(), spacing, *shared)
         self.empty = empty
 
     def forward(
@@ -386,18 +360,17 @@ class HausdorffDTLoss(FormulaLoss):
         ignore_index: int | None = None,
         formula: Formula | None = None,
     ) -> None:
-        super().__init__(
-            formula or formulas.hausdorff(),
-            spacing,
-            include_background=include_background,
-            to_onehot_y=to_onehot_y,
-            sigmoid=sigmoid,
-            softmax=softmax,
-            other_act=other_act,
-            reduction=reduction,
-            batch=batch,
-            ignore_index=ignore_index,
+        shared = (
+            include_background,
+            to_onehot_y,
+            sigmoid,
+            softmax,
+            other_act,
+            reduction,
+            batch,
+            ignore_index,
         )
+        super().__init__(formula or formulas.hausdorff(), spacing, *shared)
         self.alpha = alpha
         self.empty = empty
 
