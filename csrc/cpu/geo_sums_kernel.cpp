@@ -9,8 +9,14 @@
 // `produce` reads input and target and applies the activation, `sum` evaluates the terms; `flux` evaluates
 // Ψ'(φe) and `gather` applies the adjoint stencil to it, so that each element of the gradient is written
 // once. A stencil reaches `back` planes and rows behind a voxel and `ahead` of it (0 and 1 for forward
-// differences); rows wait in rings of that many planes plus one. Forward moves input + target, backward input
-// + target + gradient; the halo at a tile's rim is read twice, the second time mostly from cache.
+// differences); rows wait in rings of that many planes plus one. Where the adjoint looks only back, flux and
+// gather are one step, `sweep`: each row hands its flux on to the next row and to the next plane.
+//
+// Rows of a tensor that already are what the kernels read (of the arithmetic type, unmasked, whole vectors)
+// are not copied; of probabilities, forward differences form the error in registers and nothing is produced.
+//
+// Forward moves input + target, backward input + target + gradient; the halo at a tile's rim is read twice,
+// the second time mostly from cache.
 //
 // This file is compiled once per instruction set, into the namespace GEOLOSS_ISA.
 #include "geo_sums_kernel.h"
@@ -23,7 +29,7 @@ namespace {
 
 using cpu::Tiling;
 
-constexpr int64_t kTileBytes = 512 * 1024;  // of the rings: within a core's second-level cache
+constexpr int64_t kTileBytes = 512 * 1024;  // of the planes in work: within a core's second-level cache
 constexpr int64_t kMinTileRows = 8;
 constexpr int64_t kMinTilePlanes = 32;
 constexpr int64_t kMinTiles = 16;  // work for that many threads, where the volumes are large enough
@@ -87,10 +93,11 @@ class Tile {
       for (int64_t y = rows_begin(); y < rows_end(); ++y) {
         if (z < p_.D) produce(z, y);
         if (flux_wanted(z - plan_.ahead, y)) compute_flux(z - plan_.ahead, y);
-        if (inside(z - plan_.reach(), y))
+        if (inside(z - plan_.reach(), y)) {
           write_gradient(z - plan_.reach(), y);
-        else if (carry_wanted(z - plan_.reach(), y))
+        } else if (carry_wanted(z - plan_.reach(), y)) {
           sweep_halo(z - plan_.reach(), y);
+        }
       }
     }
   }
@@ -511,7 +518,7 @@ class Tile {
 
   T* gradient_row(int64_t c, int64_t z, int64_t y) const {
     if (!in_place_gradient_) return gradient_scratch_ + c * channel_pitch_;
-    return static_cast<T*>(p_.grad_input.data) + offset(p_.grad_input, n_, c_ + c, z, y);
+    return const_cast<T*>(tensor_row(p_.grad_input, c, z, y));
   }
 
   T weight(int64_t c, int64_t column) const {
