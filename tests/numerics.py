@@ -21,6 +21,7 @@ DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 """Where each fused backend works."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+INTEGERS = tuple(getattr(torch, f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64))
 ACTIVATIONS = ("none", "sigmoid", "softmax")
 TERMS = tuple(reference.TERMS)
 STENCIL_TERMS = tuple(name for name in TERMS if name.startswith(("first_order", "second_order")))
@@ -149,12 +150,15 @@ class Arguments(NamedTuple):
     ignore_index: int | None
     include_background: bool
 
-    def in_float64(self) -> Arguments:
-        """The same values, in float64 wherever they are floating-point."""
-        return Arguments._make(
-            value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-            for value in self
-        )
+    def widened(self) -> Arguments:
+        """The same values in the widest types: what the reference is exact for."""
+        return Arguments._make(_widened(value) if isinstance(value, Tensor) else value for value in self)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.bool:
+        return tensor
+    return tensor.double() if tensor.is_floating_point() else tensor.long()
 
 
 @dataclass(frozen=True)
@@ -245,9 +249,8 @@ def _sample_case(chance: random.Random, seed: int) -> Case:
     dimensions = chance.choice((2, 3))
     channels = chance.choice((1, 2, 3))
     dtype = chance.choice(DTYPES)
-    integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     target = chance.choice(("binary", "soft", "labels") if channels > 1 else ("binary", "soft"))
-    any_dtype = (*integers, *DTYPES, *(() if target == "labels" else (torch.bool,)))
+    any_dtype = (*INTEGERS, *DTYPES, *(() if target == "labels" else (torch.bool,)))
     several = [*chance.sample(VOXEL_TERMS, chance.randint(0, 5)), *chance.sample(STENCIL_TERMS, 2)]
     return Case(
         shape=(
@@ -307,7 +310,7 @@ def assert_backend_matches_reference(backend: str, case: Case) -> None:
     arguments = case.arguments(DEVICES[backend])
     dtype = arguments.input.dtype
     ours = compute_with(backend, arguments)
-    exact = compute(reference.geo_sums, arguments.in_float64())
+    exact = compute(reference.geo_sums, arguments.widened())
     assert ours.sums.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert ours.gradient.dtype == dtype
     assert ours.gradient.shape == arguments.input.shape
@@ -329,7 +332,7 @@ def _sums_faults(ours: Tensor, exact: Tensor, arguments: Arguments) -> list[str]
 
 
 def _magnitudes(arguments: Arguments) -> Tensor:
-    options = arguments.in_float64()._asdict()
+    options = arguments.widened()._asdict()
     terms = [reference.TERMS[name] for name in options.pop("terms")]
     voxels = prepare(**options)
     return torch.stack([voxels.sum(term(voxels).abs()) for term in terms], dim=-1)
@@ -342,7 +345,8 @@ def _gradient_faults(ours: Tensor, exact: Tensor, arguments: Arguments) -> list[
         return []
     measured, rounding = _measure(ours, exact), _NO_DIFFERENCE
     if ours.dtype in (torch.float16, torch.bfloat16):
-        rounding = _measure(compute(reference.geo_sums, arguments).gradient, exact)
+        rounded = arguments.widened()._replace(input=arguments.input)
+        rounding = _measure(compute(reference.geo_sums, rounded).gradient, exact)
     return [
         f"gradient: {name} {value:.3g}, expected at most {limit:.3g}"
         for name, value, limit in (

@@ -78,9 +78,7 @@ class TestSaturation:
         assert slope.isfinite().all()
 
     @pytest.mark.parametrize("size", [50.0, math.inf])
-    def test_logits_that_are_wrong(self, backend, name, dtype, shape, size, request):
-        if name == "bce" and size == math.inf:
-            request.applymarker(pytest.mark.xfail(strict=True, reason="0 · inf in the slope of the ratio"))
+    def test_logits_that_are_wrong(self, backend, name, dtype, shape, size):
         target = every([0.0, 1.0, 1.0], shape, backend, dtype)
         logits = (1 - 2 * target) * size
         value, slope = assert_as_the_reference(LOSSES[name](sigmoid=True), logits, target)
@@ -131,10 +129,8 @@ class TestNothingToSee:
         _, slope = assert_as_the_reference(LOSSES[name](sigmoid=True), logits, target)
         assert slope.isfinite().all()
 
-    def test_fully_masked_volumes(self, backend, name, dtype, shape, request):
+    def test_fully_masked_volumes(self, backend, name, dtype, shape):
         """They have a loss of 0 and no gradient, and leave the other volumes alone."""
-        if name == "bce" and dtype != torch.float64:
-            request.applymarker(pytest.mark.xfail(strict=True, reason="background term of invalid voxels"))
         shape = (3, *shape[1:])
         logits = every([-3.0, 2.0, 0.5, math.nan], shape, backend, dtype)
         target = every([0.0, 1.0, 1.0], shape, backend, dtype)
@@ -150,9 +146,7 @@ class TestNothingToSee:
         assert torch.equal(slope[others], expected[1])
         assert expected[1].count_nonzero() > 0
 
-    def test_empty_batch(self, backend, name, dtype, shape, request):
-        if name in ("boundary", "hausdorff"):
-            request.applymarker(pytest.mark.xfail(raises=RuntimeError, strict=True, reason="empty map"))
+    def test_empty_batch(self, backend, name, dtype, shape):
         logits = torch.empty((0, *shape[1:]), dtype=dtype, device=DEVICES[backend])
         value, slope = value_and_slope(LOSSES[name](sigmoid=True, reduction="none"), logits, logits.clone())
         assert value.shape == (0, shape[1], *[1] * (len(shape) - 2))
@@ -210,7 +204,8 @@ class TestNotANumber:
         touched = value.isnan().flatten(1)
         if place == "input" or name != "boundary":  # A distance map takes NaN for background.
             assert touched[0, 0]
-            assert place == "target" or slope[0].isnan().any()
+            constant_slope = name == "boundary" and activation == "none"
+            assert place == "target" or constant_slope or slope[0].isnan().any()
         assert touched[0, 1] == (place == "input" and activation == "softmax")
         assert not touched[1].any()
         assert not slope[1].isnan().any()
@@ -246,6 +241,15 @@ def test_not_a_number_in_a_map_under_a_mask_is_not_seen(backend):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(ours, expected, strict=True))
 
 
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch does not compare them with int64")
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64], ids=str)
+def test_wide_unsigned_labels(backend, dtype):
+    logits = torch.randn(2, 3, 4, 5, device=DEVICES[backend])
+    labels = torch.randint(0, 3, (2, 1, 4, 5)).to(dtype).to(logits.device)
+    loss = gk.DiceFOGLoss(softmax=True, to_onehot_y=True, ignore_index=2)
+    assert_as_the_reference(loss, logits, labels)
+
+
 def volume(*shape: int, **options: Any) -> Tensor:
     return torch.ones(shape, **options)
 
@@ -263,7 +267,7 @@ class TestErrors:
              {"input": volume(*PLAIN, dtype=torch.int64)}),
             (TypeError, "input: expected a floating-point tensor, got torch.bool",
              {"input": volume(*PLAIN, dtype=torch.bool)}),
-            (TypeError, "input: expected real numbers, got torch.complex64",
+            (TypeError, "input: expected real numbers, .* got torch.complex64",
              {"input": volume(*PLAIN, dtype=torch.complex64)}),
             (ValueError, rf"input: expected {SHAPE_TEXT}\(4, 5, 6\)", {"input": volume(4, 5, 6)}),
             (ValueError, rf"input: expected {SHAPE_TEXT}\(1, 1, 1, 1, 1, 1\)", {"input": volume(*[1] * 6)}),
@@ -309,7 +313,6 @@ class TestErrors:
             (r"axes: .* got \(-1,\)", {"axes": (-1,)}),
             (r"axes: .* got \(0, 0\)", {"axes": (0, 0)}),
             (r"axes: .* got \(\)", {"axes": ()}),
-            (r"axes: .* got \(0.5,\)", {"axes": (0.5,)}),
             ("axes: expected numbers, or in 3-D names of .*, got 'axial' in 2-D", {"axes": "axial"}),
             ("axes: expected numbers, or in 3-D names of .*, got 'up'", {"axes": (0, "up")}),
             ("axis_order: expected one of .*'xyz', 'zyx'.*, got 'yxz'", {"axis_order": "yxz"}),
@@ -362,22 +365,23 @@ class TestErrors:
 
     def test_distance_map(self, backend):
         given = volume(*PLAIN).to(DEVICES[backend])
-        with pytest.raises(ValueError, match=r"map: expected shape .* got \(2, 1, 4, 1\)"):
+        with pytest.raises(ValueError, match=r"distance_map: expected shape .* got \(2, 1, 4, 1\)"):
             gk.BoundaryLoss()(given, given, distance_map=given[..., :1])
 
-    @pytest.mark.xfail(
-        strict=True, reason="the error names no argument", raises=(AssertionError, RuntimeError)
-    )
     @pytest.mark.parametrize(
         ("message", "options", "arguments"),
         [
             ("spacing: expected", {}, {"spacing": 2.0}),
             ("spacing: expected", {}, {"spacing": "ab"}),
+            ("spacing: expected", {"spacing": 2.0}, {}),
             ("axes: expected", {"axes": 1.5}, {}),
             ("axes: expected", {"axes": (1.0,)}, {}),
+            ("axes: expected", {"axes": (0.5,)}, {}),
             ("ignore_index: expected", {"ignore_index": 1.5}, {}),
-            ("target: expected", {}, {"target": volume(*PLAIN, dtype=torch.float8_e4m3fn)}),
+            ("ignore_index: expected", {"ignore_index": "a"}, {}),
             ("input: expected", {}, {"input": volume(*PLAIN, dtype=torch.float8_e4m3fn)}),
+            ("target: expected", {}, {"target": volume(*PLAIN, dtype=torch.float8_e4m3fn)}),
+            ("mask: expected", {}, {"mask": volume(*PLAIN, dtype=torch.float8_e4m3fn)}),
         ],
     )
     def test_wrong_types(self, message, options, arguments):

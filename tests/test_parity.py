@@ -16,6 +16,7 @@ import torch
 from numerics import (
     ACTIVATIONS,
     DTYPES,
+    INTEGERS,
     LAYOUTS,
     SHAPES,
     STENCIL_TERMS,
@@ -26,9 +27,23 @@ from numerics import (
     sample_cases,
 )
 
-from geoloss_kernels import build_info
+from geoloss_kernels import build_info, formulas
 
 MIXED = ("first_order_forward_l2", "second_order_two_sided", "squared_error", "map_prediction")
+LOSSES = {
+    "bce": formulas.bce(),
+    "dice": formulas.dice(),
+    "dice squared": formulas.dice(squared_pred=True),
+    "tversky soft label": formulas.tversky(soft_label=True),
+    "fog": formulas.fog(),
+    "fog l2 squared": formulas.fog("l2_squared"),
+    "fog l1": formulas.fog("l1"),
+    "fog central": formulas.fog(operator="central"),
+    "dice + fog": formulas.dice() + formulas.fog(),
+    "dice + sog": formulas.dice() + formulas.sog(),
+    "dice + boundary": formulas.dice() + formulas.boundary(),
+    "hausdorff": formulas.hausdorff(),
+}
 SAMPLES = 400
 
 
@@ -105,6 +120,25 @@ class TestCorners:
             assert_backend_matches_reference(backend, Case(shape, terms, dtype, activation))
         assert_backend_matches_reference(backend, Case(shape, MIXED, dtype, activation, mask="shared"))
 
+    @pytest.mark.parametrize("spacing", [None, (2.0, 0.7, 1.0)], ids=["unit", "spacing"])
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_terms_of_each_loss_on_rows_of_whole_vectors(self, backend, loss, dtype, spacing):
+        """Such rows need not be copied, so that they have code of their own; each loss's terms as well."""
+        terms = tuple(LOSSES[loss].terms)
+        for width in (16, 32, 48):
+            case = Case((2, 2, 3, 5, width), terms, dtype, target_dtype=dtype, spacing=spacing)
+            for activation in ACTIVATIONS:
+                assert_backend_matches_reference(backend, replace(case, activation=activation))
+            assert_backend_matches_reference(backend, replace(case, target_dtype=torch.uint8))
+            assert_backend_matches_reference(backend, replace(case, mask="shared"))
+            assert_backend_matches_reference(backend, replace(case, layout="sliced", target_layout="sliced"))
+            assert_backend_matches_reference(backend, replace(case, layout="channels_last"))
+        for shape in ((1, 1, 40, 90, 64), (3, 1, 20, 17, 32)):
+            for activation in ("none", "sigmoid"):
+                case = Case(shape, terms, dtype, activation, target_dtype=dtype, spacing=spacing)
+                assert_backend_matches_reference(backend, case)
+
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_layouts(self, backend, layout, dtype):
@@ -124,8 +158,7 @@ class TestCorners:
         assert_backend_matches_reference(backend, case)
         assert_backend_matches_reference(backend, replace(case, mask="shared"))
 
-    @pytest.mark.parametrize("target_dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32,
-                                              torch.int64, *DTYPES], ids=str)  # fmt: skip
+    @pytest.mark.parametrize("target_dtype", [torch.bool, *INTEGERS, *DTYPES], ids=str)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_dtypes_of_target_and_mask(self, backend, dtype, target_dtype):
         case = Case((2, 3, 3, 4, 17), MIXED, dtype, target_dtype=target_dtype, activation="softmax")

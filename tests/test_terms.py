@@ -62,7 +62,7 @@ def grid(values: list[float], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def assert_values_and_slopes_match(backend: str, given: Arguments, floor: float) -> None:
     """To the relative precision of the sums, or absolutely to ``floor``; not a number nowhere."""
-    ours, exact = compute_with(backend, given), compute(reference.geo_sums, given.in_float64())
+    ours, exact = compute_with(backend, given), compute(reference.geo_sums, given.widened())
     relative = TOLERANCES[given.input.dtype].sums
     for name, mine, theirs in zip(("value", "slope"), ours, exact, strict=True):
         assert not theirs.isnan().any()
@@ -98,7 +98,7 @@ def test_range_of_logits_keeps_small_values_to_relative_precision(backend, term,
     sign = 1 if term == "cross_entropy_foreground" else -1
     logits = sign * torch.linspace(0, 80, 161, dtype=dtype).view(-1, 1, 1, 1)
     given = arguments(logits, target.expand_as(logits), term, "sigmoid", backend)
-    ours, exact = compute_with(backend, given), compute(reference.geo_sums, given.in_float64())
+    ours, exact = compute_with(backend, given), compute(reference.geo_sums, given.widened())
     assert 0 < exact.sums.min() < 1e-34
     torch.testing.assert_close(ours.sums.double(), exact.sums, rtol=TOLERANCES[dtype].sums, atol=0)
 
