@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from geoloss_kernels import __version__
+
 if TYPE_CHECKING:
     from geoloss_kernels.training.evaluation import EvaluationTable
 
@@ -26,6 +28,7 @@ TRAINING_PACKAGES = ("numpy", "scipy", "nibabel", "monai", "matplotlib", "tensor
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _version_parser().parse_known_args(arguments[:1])  # needs none of the packages
     missing = [package for package in TRAINING_PACKAGES if find_spec(package) is None]
     if missing:
         return _fail(f"needs {', '.join(missing)}: pip install 'geoloss-kernels[train]'")
@@ -36,22 +39,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return handler(options) or 0
     except (InputError, OSError) as error:
-        return _fail(str(error))
+        return _fail(_message(error, options))
     except KeyboardInterrupt:
         print("geoloss: interrupted (train --resume RUN continues a run)", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
 class _Parser(argparse.ArgumentParser):
+    """Takes options in full only; so do its sub-parsers, which are of the same class."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         sys.exit(_fail(f"{message} (see {self.prog} --help)"))
+
+
+def _version_parser() -> argparse.ArgumentParser:
+    parser = _Parser(add_help=False)
+    parser.add_argument("--version", action="version", version=f"geoloss {__version__}")
+    return parser
 
 
 def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser; the demo's own options are there when ``arguments`` start with ``demo``."""
     parser = _Parser(
-        prog="geoloss", description="Multiple sclerosis lesion segmentation with geometric losses."
+        prog="geoloss",
+        description="Multiple sclerosis lesion segmentation with geometric losses.",
+        parents=[_version_parser()],
     )
+    parser.set_defaults(lesion_label_option="--lesion-label VALUE")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands, arguments)
     _add_scan(commands)
@@ -95,8 +112,8 @@ def _add_train(commands: Commands) -> None:
         epilog=f"configuration keys with their defaults, as in a TOML file:\n{TrainingConfig().to_toml()}",
     )
     _add_source_arguments(parser, optional=True)
-    parser.add_argument("--out", type=Path, metavar="RUN", help="new folder for the run")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with configuration keys")
+    parser.add_argument("--out", type=_folder, metavar="RUN", help="new folder for the run")
+    parser.add_argument("--config", type=_file, metavar="FILE", help="TOML file with configuration keys")
     parser.add_argument(
         "--set",
         action="append",
@@ -107,7 +124,7 @@ def _add_train(commands: Commands) -> None:
     )
     parser.add_argument("--loss", metavar="NAME", help="short for --set loss=NAME")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run")
-    parser.set_defaults(handler=_train)
+    parser.set_defaults(handler=_train, lesion_label_option="--set lesion_label=VALUE")
 
 
 def _add_predict(commands: Commands) -> None:
@@ -117,7 +134,7 @@ def _add_predict(commands: Commands) -> None:
     parser.add_argument("--name", default="subject", help="file name stem when images are given one by one")
     for modality in ("t1", "t2", "flair"):
         parser.add_argument(f"--{modality}", type=Path, metavar="FILE", help=f"{modality.upper()} image")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder for the results")
     parser.set_defaults(handler=_predict)
 
 
@@ -129,7 +146,7 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument("--predictions", type=Path, metavar="DIR", help="folder of masks, instead of a model")
     parser.add_argument("--references", type=Path, metavar="DIR", help="folder of reference masks")
     parser.add_argument("--lesion-label", type=int, help="value that marks lesions, if not 1")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
+    parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder for the tables")
     parser.set_defaults(handler=_evaluate)
 
 
@@ -169,6 +186,22 @@ def _add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> 
     parser.add_argument("--min-lesion-size", type=int, metavar="VOXELS", help="remove smaller lesions")
 
 
+def _folder(argument: str) -> Path:
+    """A folder that exists or can be made."""
+    path = Path(argument)
+    existing = next(candidate for candidate in (path, *path.parents) if candidate.exists())
+    if not existing.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, but {existing} is a file")
+    return path
+
+
+def _file(argument: str) -> Path:
+    path = Path(argument)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"no such file: {path}")
+    return path
+
+
 def _scan(options: argparse.Namespace) -> None:
     from geoloss_kernels.training.errors import InputError
     from geoloss_kernels.training.layouts import load_subjects
@@ -179,7 +212,7 @@ def _scan(options: argparse.Namespace) -> None:
         check_subject(subject, options.modalities, options.lesion_label)
 
     def skip(error: InputError) -> None:
-        print(f"geoloss: skipped: {error}", file=sys.stderr)
+        print(f"geoloss: skipped: {_message(error, options)}", file=sys.stderr)
 
     subjects = load_subjects(
         options.source,
@@ -263,7 +296,7 @@ def _evaluate_model(options: argparse.Namespace) -> EvaluationTable:
     from geoloss_kernels.training.errors import InputError
 
     model = load_model(options.model, options.device, options.precision)
-    source = options.model / "subjects.csv" if options.source is None else options.source
+    source = _table_of_run(options.model) if options.source is None else options.source
     subjects = load_subjects(
         source, model.config.modalities, patterns=_patterns(options.pattern), fold=options.fold
     )
@@ -280,6 +313,17 @@ def _evaluate_model(options: argparse.Namespace) -> EvaluationTable:
     )
 
 
+def _table_of_run(model: Path) -> Path:
+    """The table beside the checkpoint, or in the run folder."""
+    from geoloss_kernels.training.errors import InputError
+    from geoloss_kernels.training.run_folder import RunFolder
+
+    table = RunFolder(model if model.is_dir() else model.parent).subjects_file
+    if not table.is_file():
+        raise InputError(f"evaluate: expected DIR|CSV, because there is no {table}")
+    return table
+
+
 def _patterns(assignments: Sequence[str]) -> dict[str, str]:
     from geoloss_kernels.training.errors import InputError
 
@@ -290,6 +334,14 @@ def _patterns(assignments: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--pattern {assignment}: expected NAME=REGEX")
         patterns[name.strip().lower()] = pattern
     return patterns
+
+
+def _message(error: Exception, options: argparse.Namespace) -> str:
+    from geoloss_kernels.training.errors import LesionLabelError
+
+    if isinstance(error, LesionLabelError):
+        return f"{error.problem}; give {options.lesion_label_option}"
+    return str(error)
 
 
 def _fail(message: str) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from training_helpers import LAS_AFFINE, SHAPE, make_subjects
+from training_helpers import LAS_AFFINE, SHAPE, make_subjects, write_image
 
+from geoloss_kernels import __version__
 from geoloss_kernels.cli import main
 from geoloss_kernels.training.subjects import format_table, read_table
 
@@ -164,6 +166,88 @@ def test_evaluate_folders(table: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.splitlines()[-1].startswith("| mean | 1.000 | 1.000 |")
 
 
+def test_evaluate_a_checkpoint_on_the_table_beside_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--model", str(run / "last.pt"), "--out", str(tmp_path / "out")]) == 0
+    assert "| subject3 |" in capsys.readouterr().out
+    alone = shutil.copy(run / "last.pt", tmp_path)
+    message = error_of(capsys, "evaluate", "--model", alone, "--out", tmp_path)
+    assert message == f"evaluate: expected DIR|CSV, because there is no {tmp_path / 'subjects.csv'}"
+
+
+def test_options_are_written_in_full(
+    run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    out = ("--out", tmp_path / "out")
+    for arguments in (
+        ("train", table, *out, *TINY, "--los", "dice"),
+        ("scan", table, "--skip"),
+        ("predict", table, "--model", run, *out, "--dev", "cpu"),
+        ("evaluate", "--model", run, *out, "--spl", "all"),
+        ("demo", *out, "--qui"),
+        ("--vers", "scan", table),
+    ):
+        assert "unrecognized arguments: --" in error_of(capsys, *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "demo"])
+def test_out_is_no_file(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    message = error_of(capsys, command, "--out", file)
+    assert "--out: expected a" in message
+    assert str(file) in message
+
+
+def test_out_is_not_inside_a_file(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(capsys, "train", table, "--out", table / "deep" / "run")
+    assert f"argument --out: expected a folder, but {table} is a file" in message
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Subjects whose masks hold 0 and 2."""
+    for subject in make_subjects(tmp_path / "labelled"):
+        assert subject.mask is not None
+        write_image(subject.mask, 2 * np.asarray(nib.Nifti1Image.from_filename(subject.mask).dataobj))
+    return tmp_path / "labelled"
+
+
+def test_mask_errors_name_the_option_of_the_command(
+    labelled: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("--out", tmp_path / "out")
+    capsys.readouterr()
+    for arguments, option in (
+        (("scan", labelled), "--lesion-label VALUE"),
+        (("train", labelled, *out, *TINY), "--set lesion_label=VALUE"),
+        (("evaluate", labelled, "--model", run, *out), "--lesion-label VALUE"),
+    ):
+        message = error_of(capsys, *arguments)
+        assert message.endswith(f"expected a mask of 0 and 1, got values 0, 2; give {option}")
+    assert main(["scan", str(labelled), "--lesion-label", "2"]) == 0
+
+
+def test_skipped_subjects_name_the_option_too(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_subjects(labelled, ("train",))
+    assert main(["scan", str(labelled), "--skip-incomplete"]) == 0
+    skipped = capsys.readouterr().err.splitlines()
+    assert len(skipped) == 3
+    assert all(line.endswith("; give --lesion-label VALUE") for line in skipped)
+
+
+def test_version_needs_no_other_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("geoloss_kernels.cli.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as exit_request:
+        main(["--version"])
+    assert (exit_request.value.code, capsys.readouterr().out) == (0, f"geoloss {__version__}\n")
+
+
 def test_user_errors_are_one_line(
     run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +257,11 @@ def test_user_errors_are_one_line(
         ("invalid choice: 'tran'", ("tran",)),
         ("the following arguments are required: DIR|CSV", ("scan",)),
         ("expected DIR|CSV and --out RUN, or --resume RUN", ("train", table)),
+        ("argument --config: no such file", ("train", table, "--out", tmp_path / "r", "--config", "c.toml")),
+        (
+            "not a checkpoint written by geoloss train",
+            ("predict", table, "--model", table, "--out", tmp_path),
+        ),
         ("epoch: unknown configuration key", ("train", table, "--out", tmp_path / "r", "--set", "epoch=3")),
         ("loss: expected one of dice,", ("train", table, "--out", tmp_path / "r", "--loss", "dise")),
         ("already holds a run", ("train", table, "--out", run, *TINY)),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -123,13 +124,21 @@ def test_missing_files(tmp_path: Path, removed: str, message: str) -> None:
 
 
 def test_empty_folders(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no subjects found"):
+    with pytest.raises(
+        InputError, match=r"no subjects found; .* folders in it with files matching t1, t2, flair and mask$"
+    ):
         load_subjects(tmp_path)
     (make_folders(tmp_path) / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: no NIfTI file"):
         load_subjects(tmp_path)
     with pytest.raises(InputError, match="no such folder or CSV table"):
         load_subjects(tmp_path / "nowhere")
+
+
+def test_the_folder_of_one_subject(tmp_path: Path) -> None:
+    advice = f"folder of one subject: give its parent {tmp_path}"
+    with pytest.raises(InputError, match=f"matching flair and mask; .* {re.escape(advice)}$"):
+        load_subjects(make_folders(tmp_path) / "s0", ["flair"])
 
 
 def test_incomplete_subjects_can_be_reported_and_left_out(tmp_path: Path) -> None:

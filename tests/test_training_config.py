@@ -73,6 +73,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("modalities=[]", "modalities: expected one or more different names"),
         ("threshold=1.0", "threshold: expected between 0 and 1, both excluded"),
         ("cache=1", "cache: expected bool, got 1"),
+        ("cache=False", "cache: expected bool, got 'False'; TOML writes true or false"),
     ],
 )
 def test_errors_start_with_the_key(override: str, message: str) -> None:

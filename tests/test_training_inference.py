@@ -188,6 +188,9 @@ def test_errors_of_folder_evaluation(tmp_path: Path) -> None:
     write_image(predictions / "b.nii.gz", mask, np.eye(4))
     with pytest.raises(InputError, match=r"b.nii.gz: affine differs"):
         evaluate_folders(predictions, references)
+    write_image(predictions / "b.nii.gz", mask * 2)
+    with pytest.raises(InputError, match=r"b.nii.gz: expected a mask of 0 and 1, got values 0, 2$"):
+        evaluate_folders(predictions, references, lesion_label=1)
     write_image(predictions / "b_mask.nii.gz", mask)
     with pytest.raises(InputError, match=r"a second mask of b, beside b.nii.gz"):
         evaluate_folders(predictions, references)

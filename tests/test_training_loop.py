@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training_helpers import make_arrays, make_subjects, tiny_config, write_image
+from training_helpers import SHAPE, make_arrays, make_subjects, tiny_config, write_image
 
 from geoloss_kernels.training import (
     LOSSES,
@@ -26,6 +26,7 @@ from geoloss_kernels.training import (
     resume,
     train,
 )
+from geoloss_kernels.training.curves import draw_progress
 from geoloss_kernels.training.loop import steps_per_epoch
 from geoloss_kernels.training.run_folder import RunFolder, load_checkpoint
 
@@ -292,6 +293,44 @@ def test_log_has_a_line_per_epoch_and_says_what_is_missing(tmp_path: Path, subje
     assert_same(load_model(tmp_path / "run", "cpu").network.state_dict(), result.network.state_dict())
 
 
+def test_lesion_free_training_masks_are_named(tmp_path: Path) -> None:
+    subjects = make_subjects(tmp_path / "subjects", ("train", "train", "validation"))
+    masks = [subject.mask for subject in subjects if subject.mask is not None]
+    lines: list[str] = []
+    write_image(masks[2], np.zeros(SHAPE, np.uint8))
+    train(tiny_config(epochs=1), subjects, tmp_path / "whole", log=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/1"]
+    write_image(masks[1], np.zeros(SHAPE, np.uint8))
+    train(tiny_config(epochs=1), subjects, tmp_path / "half", log=lines.append)
+    assert lines[1] == "warning: no lesion in the training masks of subject1"
+    for config, message in (
+        (
+            tiny_config(lesion_label=5),
+            r"every training mask is empty \(lesion_label 5\): subject0, subject1$",
+        ),
+        (tiny_config(), "every training mask is empty: subject0, subject1$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(config, subjects, tmp_path / "none", log=quiet)
+        write_image(masks[0], np.zeros(SHAPE, np.uint8))
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 4])
+def test_curves_have_whole_epochs_and_no_empty_panel(uninterrupted: TrainingResult, epochs: int) -> None:
+    history = uninterrupted.history[:epochs]
+    figure = draw_progress(history, "run")
+    panels = (
+        ["training loss", "learning rate"]
+        if epochs == 1
+        else ["training loss", "validation", "learning rate"]
+    )
+    assert [axes.get_ylabel() for axes in figure.axes] == panels
+    low, high = figure.axes[-1].get_xlim()
+    shown = [tick for tick in figure.axes[-1].get_xticks() if low <= tick <= high]
+    assert shown == [record.epoch for record in history]
+
+
 def test_errors_before_anything_is_written(tmp_path: Path, subjects: list[Subject]) -> None:
     run = tmp_path / "run"
     cases = {
@@ -341,9 +380,12 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     with pytest.raises(InputError, match=r"model.pt: no such checkpoint"):
         load_model(path, "cpu")
-    path.write_bytes(b"no checkpoint")
-    with pytest.raises(InputError, match=r"model.pt: not a readable checkpoint"):
-        load_model(path, "cpu")
+    for content in (b"", b"no checkpoint", b"epochs = 3\n"):
+        path.write_bytes(content)
+        with pytest.raises(
+            InputError, match=r"model.pt: not a checkpoint written by geoloss train, or damaged$"
+        ):
+            load_model(path, "cpu")
     torch.save({"version": 99}, path)
     with pytest.raises(InputError, match="checkpoint version 99, expected 1"):
         load_model(path, "cpu")

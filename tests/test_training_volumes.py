@@ -130,7 +130,7 @@ def test_masks_need_a_label_unless_binary(tmp_path: Path) -> None:
 
 def test_check_subject_reads_the_mask(tmp_path: Path) -> None:
     subject = make_subject(tmp_path / "s", seed=0)
-    check_subject(subject, MODALITIES)
+    assert check_subject(subject, MODALITIES) == make_arrays(seed=0)["mask"].sum()
     assert subject.mask is not None
     write_image(subject.mask, np.full(SHAPE, 3, np.uint8))
     with pytest.raises(InputError, match="expected a mask of 0 and 1, got values 3"):

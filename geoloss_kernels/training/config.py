@@ -136,7 +136,7 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Trai
     if path is not None:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -180,7 +180,8 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:
-        raise InputError(f"{key}: expected {hint.__name__}, got {value!r}")
+        advice = "; TOML writes true or false" if hint is bool else ""
+        raise InputError(f"{key}: expected {hint.__name__}, got {value!r}{advice}")
     return value
 
 

@@ -5,3 +5,15 @@ from __future__ import annotations
 
 class InputError(ValueError):
     """Names the key, file or folder at fault, what was expected and what was found."""
+
+
+class LesionLabelError(InputError):
+    """A mask holds more than 0 and 1, and ``lesion_label`` does not say which value marks lesions."""
+
+    @property
+    def problem(self) -> str:
+        """The message without its advice."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"{self.problem}; give lesion_label"

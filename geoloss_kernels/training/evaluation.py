@@ -11,7 +11,7 @@ from pathlib import Path
 
 from geoloss_kernels.metrics import LesionMetrics, LesionSummary, lesion_metrics, summarise
 from geoloss_kernels.metrics.lesions import nan_mean
-from geoloss_kernels.training.errors import InputError
+from geoloss_kernels.training.errors import InputError, LesionLabelError
 from geoloss_kernels.training.files import write_text
 from geoloss_kernels.training.inference import Model, predict_subject, save_prediction
 from geoloss_kernels.training.layouts import IMAGE_SUFFIXES
@@ -136,7 +136,7 @@ def evaluate_folders(
     """Compare mask files of two folders by name: ``<subject>[_mask].nii[.gz]`` on both sides.
 
     Raises:
-        InputError: a reference has no prediction, or their grids differ.
+        InputError: a reference has no prediction, their grids differ, or a prediction is not of 0 and 1.
     """
     predicted, expected = _masks_by_subject(predictions), _masks_by_subject(references)
     results = []
@@ -144,7 +144,10 @@ def evaluate_folders(
         if name not in predicted:
             raise InputError(f"{predictions}: no prediction for {reference_file.name}")
         _, grid = load_images({"reference": reference_file})
-        prediction = load_mask(predicted[name], like=(grid, reference_file))
+        try:
+            prediction = load_mask(predicted[name], like=(grid, reference_file))
+        except LesionLabelError as error:  # the label is that of the references
+            raise InputError(error.problem) from None
         metrics = lesion_metrics(prediction, load_mask(reference_file, lesion_label))
         results.append(SubjectResult(name, metrics, grid.voxel_volume))
     table = EvaluationTable(results)

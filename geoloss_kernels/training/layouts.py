@@ -85,9 +85,21 @@ def load_subjects(
 
     subjects = [subject for subject in subjects if usable(subject)]
     if not subjects:
-        raise InputError(f"{source}: no subjects found")
+        raise InputError(f"{source}: no subjects found{_advice(source, modalities)}")
     _require_unique_names(subjects, source)
     return assign_splits(subjects) if not any(subject.split for subject in subjects) else subjects
+
+
+def _advice(source: Path, modalities: Sequence[str]) -> str:
+    """What a folder without subjects was expected to hold; nothing for a table or nnU-Net's data."""
+    if not source.is_dir() or (source / "dataset.json").is_file():
+        return ""
+    looked_for = f"; looked for folders in it with files matching {', '.join(modalities)} and mask"
+    if not any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in source.iterdir()):
+        return looked_for
+    return (
+        f"{looked_for}; this looks like the folder of one subject: give its parent {source.resolve().parent}"
+    )
 
 
 def _scan_folders(

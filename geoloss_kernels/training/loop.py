@@ -90,7 +90,7 @@ def train(
     Raises:
         InputError: before anything is trained or written, for what the user can correct.
     """
-    check_training_subjects(config, subjects)
+    check_training_subjects(config, subjects, log)
     device = resolve_device(config.device)
     trainer = _Trainer(config, subjects, device, log)
     return trainer.run(RunFolder.create(run_dir, config, subjects), on_epoch_end)
@@ -103,7 +103,7 @@ def resume(run_dir: Path, *, on_epoch_end: EpochCallback | None = None, log: Log
     """
     folder = RunFolder.open(run_dir)
     config, subjects = folder.load_config(), folder.load_subjects()
-    check_training_subjects(config, subjects)
+    check_training_subjects(config, subjects, log)
     trainer = _Trainer(config, subjects, resolve_device(config.device), log)
     if folder.last_checkpoint.is_file():
         _, state = load_checkpoint(folder.last_checkpoint, torch.device("cpu"))
@@ -111,21 +111,30 @@ def resume(run_dir: Path, *, on_epoch_end: EpochCallback | None = None, log: Log
     return trainer.run(folder, on_epoch_end)
 
 
-def check_training_subjects(config: TrainingConfig, subjects: Sequence[Subject]) -> None:
-    """Check the headers and masks of the subjects of a run.
+def check_training_subjects(config: TrainingConfig, subjects: Sequence[Subject], log: Log) -> None:
+    """Check the headers and masks of the subjects of a run; log which training masks hold no lesion.
 
     Raises:
-        InputError: names the subject or file at fault.
+        InputError: names the subject or file at fault, or no training mask holds a lesion.
     """
-    if not any(subject.split == "train" for subject in subjects):
+    training = _of_split(subjects, "train")
+    if not training:
         raise InputError("subjects: expected at least one with split train")
+    lesion_free = []
     for subject in _of_split(subjects, "train", "validation"):
         missing = [modality for modality in config.modalities if modality not in subject.images]
         if missing:
             raise InputError(f"subject {subject.name} has no {missing[0]} image")
         if subject.mask is None:
             raise InputError(f"subject {subject.name} has no lesion mask")
-        check_subject(subject, config.modalities, config.lesion_label)
+        lesion_voxels = check_subject(subject, config.modalities, config.lesion_label)
+        if subject.split == "train" and not lesion_voxels:
+            lesion_free.append(subject.name)
+    label = "" if config.lesion_label is None else f" (lesion_label {config.lesion_label})"
+    if len(lesion_free) == len(training):
+        raise InputError(f"subjects: every training mask is empty{label}: {', '.join(lesion_free)}")
+    if lesion_free:
+        log(f"warning: no lesion in the training masks{label} of {', '.join(lesion_free)}")
 
 
 def steps_per_epoch(config: TrainingConfig, training_subjects: int) -> int:

@@ -152,15 +152,17 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[TrainingConfig, d
     """Read a checkpoint; tensors of the generators stay on the CPU.
 
     Raises:
-        InputError: the file is missing or is no checkpoint of this version.
+        InputError: the file is missing, damaged or no checkpoint of this version.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
         version = content["version"]
-    except Exception as error:
-        raise InputError(f"{path}: not a readable checkpoint: {str(error).splitlines()[0]}") from None
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch.load has no error of its own for a file that is no checkpoint
+        raise InputError(f"{path}: not a checkpoint written by geoloss train, or damaged") from error
     if version != CHECKPOINT_VERSION:
         raise InputError(f"{path}: checkpoint version {version}, expected {CHECKPOINT_VERSION}")
     return TrainingConfig.from_mapping(content["config"]), content

@@ -16,7 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geoloss_kernels.training.errors import InputError
+from geoloss_kernels.training.errors import InputError, LesionLabelError
 from geoloss_kernels.training.files import replacing
 from geoloss_kernels.training.subjects import Subject
 
@@ -140,6 +140,10 @@ def load_mask(
         path: NIfTI file holding 0 and 1, or any labels when ``lesion_label`` is given.
         lesion_label: the value that marks lesions; every other value is background.
         like: grid that the mask must share, and the file it came from.
+
+    Raises:
+        LesionLabelError: there are other values than 0 and 1, and no ``lesion_label``.
+        InputError: the file cannot be read, or its grid is another one.
     """
     array, grid = _read(path)
     if like is not None:
@@ -149,12 +153,15 @@ def load_mask(
     mask = array != 0
     if not np.array_equal(array, mask):
         values = ", ".join(f"{value:g}" for value in np.unique(array)[:6])
-        raise InputError(f"{path}: expected a mask of 0 and 1, got values {values}; give lesion_label")
+        raise LesionLabelError(f"{path}: expected a mask of 0 and 1, got values {values}")
     return mask.astype(np.uint8)
 
 
-def check_subject(subject: Subject, modalities: Sequence[str], lesion_label: int | None = None) -> None:
+def check_subject(subject: Subject, modalities: Sequence[str], lesion_label: int | None = None) -> int | None:
     """Check shapes and affines from the headers, and the values of the mask.
+
+    Returns:
+        Lesion voxels of the mask; None without a mask.
 
     Raises:
         InputError: names the file at fault.
@@ -164,8 +171,9 @@ def check_subject(subject: Subject, modalities: Sequence[str], lesion_label: int
     for modality in modalities[1:]:
         path = subject.images[modality]
         _require_same_grid(_grid_of(_open(path), path), path, reference, first)
-    if subject.mask is not None:
-        load_mask(subject.mask, lesion_label, like=(reference, first))
+    if subject.mask is None:
+        return None
+    return int(load_mask(subject.mask, lesion_label, like=(reference, first)).sum(dtype=np.int64))
 
 
 def save_image(path: Path, values: NDArray[np.generic], grid: Grid) -> None:
