@@ -194,4 +194,5 @@ def _zero_invalid(tensor: Tensor, valid: Tensor | None) -> Tensor:
 def _one_hot(labels: Tensor, channels: int) -> Tensor:
     """g_c = (label == c) for labels [N, 1, *spatial]; a label outside 0..C-1 matches no channel."""
     classes = torch.arange(channels, device=labels.device).view(1, -1, *[1] * (labels.ndim - 2))
-    return labels == classes
+    # torch promotes no unsigned type wider than 8 bits
+    return (labels if labels.is_floating_point() else labels.to(torch.int64)) == classes
