@@ -19,7 +19,7 @@ from numerics import (
 )
 
 # Of several tiles each, in rows and in planes.
-LARGE = [(1, 1, 40, 150, 65), (2, 3, 18, 100, 33), (1, 2, 700, 130)]
+LARGE = [(1, 1, 80, 70, 65), (2, 3, 40, 50, 33), (1, 2, 1000, 130)]
 TERMS = ("prediction", "cross_entropy_foreground", "first_order_forward_l2", "second_order_two_sided")
 
 

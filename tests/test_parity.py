@@ -106,11 +106,11 @@ class TestCorners:
         "shape",
         [
             (1, 1, 1201, 64),
-            (1, 1, 35, 5, 7),
-            (1, 1, 3, 300, 65),
-            (2, 1, 18, 190, 33),
-            (1, 1, 66, 9, 16),
-            (1, 3, 17, 120, 33),
+            (1, 1, 100, 5, 7),
+            (1, 1, 3, 700, 65),
+            (2, 1, 36, 190, 33),
+            (1, 1, 70, 9, 16),
+            (1, 3, 40, 120, 33),
         ],
         ids=str,
     )
@@ -134,7 +134,7 @@ class TestCorners:
             assert_backend_matches_reference(backend, replace(case, mask="shared"))
             assert_backend_matches_reference(backend, replace(case, layout="sliced", target_layout="sliced"))
             assert_backend_matches_reference(backend, replace(case, layout="channels_last"))
-        for shape in ((1, 1, 40, 90, 64), (3, 1, 20, 17, 32)):
+        for shape in ((1, 1, 70, 20, 64), (1, 1, 2, 500, 128), (3, 1, 40, 17, 32)):
             for activation in ("none", "sigmoid"):
                 case = Case(shape, terms, dtype, activation, target_dtype=dtype, spacing=spacing)
                 assert_backend_matches_reference(backend, case)

@@ -20,7 +20,7 @@ from numerics import (
 )
 from torch import Tensor
 
-from geoloss_kernels import reference
+from geoloss_kernels import backends, reference, use_backend
 
 FIRST_ORDER = [name for name in STENCIL_TERMS if name.startswith("first_order")]
 CROSS_ENTROPY = [name for name in VOXEL_TERMS if name.startswith("cross_entropy")]
@@ -112,3 +112,43 @@ def test_range_of_differences(backend, term, dtype):
     edges = torch.cat([torch.zeros_like(steps), steps], -1)
     given = arguments(edges, torch.zeros_like(edges), term, "none", backend)
     assert_values_and_slopes_match(backend, given, torch.finfo(dtype).tiny)
+
+
+def all_numbers(dtype: torch.dtype) -> Tensor:
+    """Every number of a 16-bit dtype, [1, 1, 256, 256]."""
+    return torch.arange(2**16).to(torch.int16).view(dtype).view(1, 1, 256, 256)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+class TestHalfPrecision:
+    def test_whole_range_is_read_exactly(self, backend, dtype):
+        numbers = all_numbers(dtype).view(-1, 1, 1, 1).to(DEVICES[backend])
+        given = arguments(numbers, torch.zeros_like(numbers), "prediction", "none", backend)
+        sums = compute_with(backend, given).sums.view(-1)
+        torch.testing.assert_close(sums, numbers.flatten().float(), rtol=0, atol=0, equal_nan=True)
+
+    def test_whole_range_is_written_exactly(self, backend, dtype):
+        """The slope of s g is g."""
+        numbers = all_numbers(dtype).to(DEVICES[backend])
+        volume = torch.zeros_like(numbers).requires_grad_()
+        given = arguments(volume, numbers, "intersection", "none", backend)
+        with use_backend(backend):
+            sums = backends.operators(volume)[0](volume, *given[1:])
+            (slope,) = torch.autograd.grad(sums, volume, torch.ones_like(sums))
+        torch.testing.assert_close(slope, numbers, rtol=0, atol=0, equal_nan=True)
+
+    def test_whole_range_is_rounded_to_nearest_even(self, backend, dtype):
+        """The slope of s is 1: gradients next to, on and between the dtype's numbers come out rounded."""
+        numbers = all_numbers(dtype).flatten().float()
+        numbers = numbers[numbers.isfinite()].sort().values
+        between = (numbers[1:].double() + numbers[:-1].double()).div(2).float()
+        limit = torch.finfo(dtype).max
+        beyond = torch.tensor([1.001 * limit, -1.001 * limit, 3e38, math.inf, -math.inf, math.nan])
+        slopes = [between, between.nextafter(numbers[1:]), between.nextafter(numbers[:-1]), beyond, numbers]
+        wanted = torch.cat(slopes).to(DEVICES[backend])
+        volumes = torch.zeros(len(wanted), 1, 1, 1, dtype=dtype, device=wanted.device).requires_grad_()
+        given = arguments(volumes, torch.zeros_like(volumes), "prediction", "none", backend)
+        with use_backend(backend):
+            sums = backends.operators(volumes)[0](volumes, *given[1:])
+            (slope,) = torch.autograd.grad(sums, volumes, wanted.view(-1, 1, 1))
+        torch.testing.assert_close(slope.flatten(), wanted.to(dtype), rtol=0, atol=0, equal_nan=True)
