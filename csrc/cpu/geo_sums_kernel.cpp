@@ -29,7 +29,8 @@ namespace {
 
 using cpu::Tiling;
 
-constexpr int64_t kTileBytes = 512 * 1024;  // of the planes in work: within a core's second-level cache
+constexpr int64_t kTileBytes = 512 * 1024;       // of the planes in work: within a core's second-level cache
+constexpr int64_t kWorkspaceBytes = 320 * 1024;  // of a thread
 constexpr int64_t kMinTileRows = 8;
 constexpr int64_t kMinTilePlanes = 32;
 constexpr int64_t kMinTiles = 16;  // work for that many threads, where the volumes are large enough
@@ -621,27 +622,38 @@ class Tile {
 };
 
 template <class T>
-Tiling tiling(const GeoSumsParams& p, bool backward) {
+size_t workspace(const GeoSumsParams& p, const Tiling& tiling, bool backward) {
+  const Tile<T> tile(p, tiling, backward, 0, nullptr);
+  return static_cast<size_t>(tile.workspace_elements()) * sizeof(T);
+}
+
+// As many rows as the cache and the workspace have room for.
+template <class T>
+int64_t tile_rows(const GeoSumsParams& p, Tiling t, bool backward) {
   const Plan<T> plan(p);
-  Tiling t;
-  t.channels = p.activation == Activation::kSoftmax ? p.C : 1;
-  t.volumes = p.N * p.C / t.channels;
+  if (plan.reach() == 0) return p.H;
   int64_t fields = 2 + plan.on_error + plan.masked + (p.map.data != nullptr);
   if (backward) fields += plan.stencil_count * kMaxFluxFields;
   const int64_t row_bytes = fields * plan.ring_planes() * p.W * int64_t(sizeof(T)) * t.channels;
-  t.tiles_y = plan.reach() == 0 ? 1 : ceil_divide(p.H, max(kMinTileRows, kTileBytes / row_bytes));
+  t.rows = min(p.H, max(kMinTileRows, kTileBytes / row_bytes));
+  while (t.rows > kMinTileRows && workspace<T>(p, t, backward) > kWorkspaceBytes)
+    t.rows = ceil_divide(t.rows, 2);
+  return t.rows;
+}
+
+template <class T>
+Tiling tiling(const GeoSumsParams& p, bool backward) {
+  Tiling t;
+  t.channels = p.activation == Activation::kSoftmax ? p.C : 1;
+  t.volumes = p.N * p.C / t.channels;
+  t.planes = t.tiles_y = t.tiles_z = 1;
+  t.tiles_y = ceil_divide(p.H, tile_rows<T>(p, t, backward));
   t.rows = ceil_divide(p.H, t.tiles_y);
   t.tiles_y = ceil_divide(p.H, t.rows);
   const int64_t wanted = ceil_divide(kMinTiles, t.volumes * t.tiles_y);
   t.planes = max(min(kMinTilePlanes, p.D), ceil_divide(p.D, wanted));
   t.tiles_z = ceil_divide(p.D, t.planes);
   return t;
-}
-
-template <class T>
-size_t workspace(const GeoSumsParams& p, const Tiling& tiling, bool backward) {
-  const Tile<T> tile(p, tiling, backward, 0, nullptr);
-  return static_cast<size_t>(tile.workspace_elements()) * sizeof(T);
 }
 
 template <class T>
