@@ -404,7 +404,10 @@ def checked_weight(weight: Tensor | Sequence[float] | float | None) -> Tensor | 
     """Class weights as a tensor, none negative."""
     if weight is None:
         return None
-    weights = torch.as_tensor(weight)
+    try:
+        weights = torch.as_tensor(weight, dtype=None if isinstance(weight, Tensor) else torch.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"weight: expected a number, numbers or a tensor, got {weight!r}") from error
     if bool((weights < 0).any()):
         raise ValueError(f"weight: expected numbers >= 0, got {weights.tolist()}")
     return weights

@@ -381,3 +381,9 @@ class TestPublicNames:
 
     def test_every_name_is_there(self):
         assert all(hasattr(gk, name) for name in gk.__all__)
+
+
+@pytest.mark.parametrize("weight", ["a", ["a"], [[1.0], [1.0, 2.0]]])
+def test_weight_that_holds_no_numbers(weight):
+    with pytest.raises(TypeError, match="weight: expected a number, numbers or a tensor"):
+        gk.DiceLoss(weight=weight)
