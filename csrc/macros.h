@@ -1,10 +1,8 @@
 #pragma once
 
 #if defined(__CUDACC__)
-#define GEOLOSS_HOST_DEVICE __host__ __device__
 #define GEOLOSS_INLINE __host__ __device__ __forceinline__
 #else
-#define GEOLOSS_HOST_DEVICE
 #define GEOLOSS_INLINE inline __attribute__((always_inline))
 #endif
 

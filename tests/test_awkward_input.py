@@ -461,3 +461,12 @@ class TestErrorsOfTheOperators:
         for grad_ratio in (volume(2), volume(2, 2), volume(2, 1, dtype=torch.float64)):
             with pytest.raises(RuntimeError, match=r"grad_ratio: expected \[N, C\] of sums' dtype"):
                 torch.ops.geoloss.geo_ratio_backward(grad_ratio, volume(2, 1, 1), [1.0, 0.0], [1.0, 0.0])
+
+
+def test_a_term_asked_for_twice_fills_both_columns(backend):
+    volume_of_ones = torch.ones(1, 1, 2, 3, device=DEVICES[backend])
+    terms = ["count", "prediction", "count"]
+    sums = torch.ops.geoloss.geo_sums(
+        volume_of_ones, volume_of_ones, None, None, terms, "none", [1.0, 1.0], [0, 1], None, True
+    )
+    assert sums.flatten().tolist() == [6.0, 6.0, 6.0]

@@ -32,7 +32,7 @@ from geoloss_kernels.training.run_folder import RunFolder, load_checkpoint
 
 
 class KilledError(Exception):
-    pass
+    """Stands for the signal that ends a run."""
 
 
 def quiet(line: str) -> None:

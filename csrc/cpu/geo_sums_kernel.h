@@ -25,6 +25,7 @@ struct GeoSumsKernel {
 
 }  // namespace geoloss::cpu
 
+// geo_sums_term_name gives the names of the terms in turn, and null past the last.
 #define GEOLOSS_DECLARE_VARIANT(isa)           \
   namespace geoloss::isa {                     \
   template <class T> /* of the arithmetic */   \
@@ -32,7 +33,6 @@ struct GeoSumsKernel {
   const char* geo_sums_term_name(int index);   \
   }
 
-// The names of the terms in turn, null past the last.
 GEOLOSS_DECLARE_VARIANT(baseline)
 #if defined(__x86_64__)
 GEOLOSS_DECLARE_VARIANT(avx2)

@@ -47,7 +47,7 @@ struct Plan {
         ahead = term->reach_ahead > ahead ? term->reach_ahead : ahead;
       } else {
         const auto* voxel_term = find_voxel(p.terms[k], p.activation == Activation::kSigmoid);
-        if (voxel_term == find_voxel(terms::Count::kName, false) && !masked) {
+        if (voxel_term == find_voxel(terms::Count::kName, false) && !masked && !counts_all) {
           counts_all = true;
           count_column = k;
           continue;
