@@ -84,7 +84,7 @@ class TestArrivingGradients:
     @pytest.mark.parametrize("layout", ["expanded", "transposed", "strided"])
     def test_gradient_of_the_sums_in_any_layout(self, backend, layout):
         logits, target = logits_and_target(backend, 2, 3, 4, 5)
-        geo_sums, _ = backends.operators(logits)
+        geo_sums = backends.operators(logits).geo_sums
         terms = ["intersection", "first_order_forward_l2", "prediction"]
         sums = geo_sums(logits, target, None, None, terms, "sigmoid", [1.0, 1.0], [0, 1], None, True)
         given = {
@@ -99,7 +99,7 @@ class TestArrivingGradients:
 
     def test_gradient_of_the_ratio_in_any_layout(self, backend):
         sums = torch.rand(3, 2, 2, dtype=torch.float64, device=DEVICES[backend]).requires_grad_()
-        _, geo_ratio = backends.operators(sums)
+        geo_ratio = backends.operators(sums).geo_ratio
         ratio = geo_ratio(sums, [1.0, 0.0, 0.5], [0.0, 1.0, 0.5])
         given = torch.randn(2, 3).to(sums).t()
         (ours,) = torch.autograd.grad(ratio, sums, given, retain_graph=True)
@@ -158,7 +158,7 @@ class TestRefusals:
 
     def test_double_backward_of_each_operator(self, backend):
         logits, target = logits_and_target(backend, 1, 1, 3, 4)
-        geo_sums, geo_ratio = backends.operators(logits)
+        _, geo_sums, geo_ratio = backends.operators(logits)
         sums = geo_sums(logits, target, None, None, ["intersection"], "none", [1.0, 1.0], [0], None, True)
         (slope,) = torch.autograd.grad(sums.sum(), logits, create_graph=True)
         with pytest.raises(RuntimeError, match="geo_sums has no second derivative"):

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../checks.h"
+#include "operators.h"
 
 namespace geoloss::cpu {
 namespace {
@@ -46,6 +47,8 @@ void slope_of_each(const Tensor& grad_ratio, const Tensor& sums, const std::vect
   }
 }
 
+}  // namespace
+
 Tensor geo_ratio(const Tensor& sums, const std::vector<double>& numerator,
                  const std::vector<double>& denominator) {
   const int64_t fractions = check_ratio(sums, numerator, denominator);
@@ -76,7 +79,6 @@ Tensor geo_ratio_backward(const Tensor& grad_ratio, const Tensor& sums, const st
   return grad_sums;
 }
 
-}  // namespace
 }  // namespace geoloss::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(geoloss, CPU, m) {
