@@ -61,8 +61,10 @@ inline Cut cut(int64_t size, int64_t room, int64_t halo) {
 inline std::pair<Cut, Cut> cut_plane(int64_t vectors, int64_t rows, int64_t halo, int64_t threads) {
   std::pair<Cut, Cut> best{};
   int64_t fewest = INT64_MAX;
-  for (int64_t columns = vectors < threads ? vectors : threads; columns > halo; columns = columns * 3 / 4) {
-    const Cut x = cut(vectors, columns, halo), y = cut(rows, threads / x.places, halo);
+  for (int64_t columns = vectors < threads ? vectors : threads; columns > 0; columns = columns * 3 / 4) {
+    const Cut x = cut(vectors, columns, halo);
+    if (x.tiles == 0) break;
+    const Cut y = cut(rows, threads / x.places, halo);
     const int64_t needed = ceil_divide(x.places * y.places, kWarp) * kWarp * x.tiles * y.tiles;
     if (y.tiles == 0 || needed >= fewest) continue;
     fewest = needed;
