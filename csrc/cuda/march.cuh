@@ -28,21 +28,20 @@ namespace geoloss::cuda {
 using stencil::PerAxis;
 
 struct NoStencil {};
+struct AnyElement {};
 
-constexpr uint32_t kNoTerms = 0;
-constexpr uint32_t kAnyTerms = kAllVoxelTerms;
-
-// kTerms: exactly the voxel-wise terms that are wanted, or kAnyTerms to look them up at run time.
-// kLean: every vector is aligned, and target has input's dtype.
-template <class Input_, class Stencil_, uint32_t kTerms_, bool kLean_>
+// Target is the target's element where every vector is aligned, or AnyElement, known at run time, where it
+// may not be. kTerms: exactly the voxel-wise terms that are wanted, or kAnyTerms to look them up at run time.
+template <class Input_, class Target_, class Stencil_, uint32_t kTerms_>
 struct MarchTraits {
   using Input = Input_;
+  using Target = Target_;
   using Stencil = Stencil_;
   static constexpr uint32_t kTerms = kTerms_;
-  static constexpr bool kLean = kLean_;
+  static constexpr bool kLean = !std::is_same_v<Target, AnyElement>;
   static constexpr bool kHasStencil = !std::is_same_v<Stencil, NoStencil>;
-  static constexpr int kThreads = march_threads(kHasStencil);
-  static constexpr int kBlocksPerProcessor = !kLean ? 1 : kHasStencil ? 2 : 3;
+  static constexpr int kThreads = march_threads(kHasStencil, kLean);
+  static constexpr int kBlocksPerProcessor = kHasStencil ? 2 : 3;
   // Rows, vectors and planes of the halo.
   static constexpr int kAfter = kHasStencil ? 1 : 0;
   static constexpr int before(bool backward) { return backward ? kAfter : 0; }
@@ -60,6 +59,17 @@ struct Vector {
   GEOLOSS_DEVICE float error(int i) const { return prediction[i] - target[i]; }
   GEOLOSS_DEVICE Voxel<float> voxel(int i) const { return {prediction[i], target[i], 1.0f, logit[i], 0.0f}; }
 };
+
+template <class Target>
+struct TargetWordsOf {
+  using Type = WordsOf<Target>;
+};
+template <>
+struct TargetWordsOf<AnyElement> {
+  using Type = Words<4>;
+};
+template <class Target>
+using TargetWords = typename TargetWordsOf<Target>::Type;
 
 // Two planes of a field in shared memory, a vector for each thread of the block; one is read while the next
 // is written. `ends` has the vectors' elements that the threads beside ask for, so that they are read without
@@ -148,15 +158,16 @@ struct MarchColumn {
   }
 
   using Input = typename Traits::Input;
+  using Target = typename Traits::Target;
   struct Loaded {
     WordsOf<Input> input;
-    std::conditional_t<Traits::kLean, WordsOf<Input>, Words<4>> target;
+    TargetWords<Target> target;
   };
 
   GEOLOSS_DEVICE Loaded load(int plane) const {
     const int z = clamped(plane);
     if constexpr (Traits::kLean) {
-      return {input.template load_aligned<Input>(z), target.template load_aligned<Input>(z)};
+      return {input.template load_aligned<Input>(z), target.template load_aligned<Target>(z)};
     } else {
       return {input.template load<Input>(z), load_any(target, p.target.dtype, z)};
     }
@@ -165,7 +176,7 @@ struct MarchColumn {
   GEOLOSS_DEVICE Vector decode(const Loaded& loaded) const {
     Vector v;
     if constexpr (Traits::kLean) {
-      geoloss::cuda::decode<Input>(loaded.target, v.target);
+      geoloss::cuda::decode<Target>(loaded.target, v.target);
     } else {
       decode_any(loaded.target, p.target.dtype, v.target);
     }
