@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace geoloss {
@@ -17,8 +18,8 @@ std::tuple<torch::stable::Tensor, torch::stable::Tensor> geo_loss(
     const std::vector<std::string>& terms, const std::string& activation, const std::vector<double>& spacing,
     const std::vector<int64_t>& axes, const std::optional<int64_t>& ignore_index, bool include_background,
     const std::vector<double>& numerator, const std::vector<double>& denominator) {
-  auto sums = geo_sums(input, target, mask, map, terms, activation, spacing, axes, ignore_index,
-                       include_background);
+  auto sums =
+      geo_sums(input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background);
   auto loss = geo_ratio(sums, numerator, denominator);
   return {std::move(loss), std::move(sums)};
 }

@@ -80,11 +80,11 @@ def _fake_loss(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 _FAKES: dict[str, Callable[..., Any]] = {
     "geo_sums": _fake_sums,
-    "geo_sums_backward": lambda grad_sums, input, *arguments: torch.empty_like(input),
+    "geo_sums_backward": lambda *arguments: torch.empty_like(arguments[1]),
     "geo_ratio": _fake_ratio,
-    "geo_ratio_backward": lambda grad_ratio, sums, *arguments: sums.new_empty(sums.shape),
+    "geo_ratio_backward": lambda grad_ratio, sums, *weights: sums.new_empty(sums.shape),
     "geo_loss": _fake_loss,
-    "geo_loss_backward": lambda grad_loss, sums, input, *arguments: torch.empty_like(input),
+    "geo_loss_backward": lambda *arguments: torch.empty_like(arguments[2]),
 }
 
 

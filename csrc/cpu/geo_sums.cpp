@@ -165,7 +165,7 @@ Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Ten
                     grad_sums.scalar_type() == (fp64 ? ScalarType::Double : ScalarType::Float);
   STD_TORCH_CHECK(fits, "grad_sums: expected the shape and dtype of the sums, got shape ",
                   shape_text(grad_sums));
-  const Tensor dense_grad_sums = torch::stable::contiguous(grad_sums);
+  const Tensor dense_grad_sums = dense_of(grad_sums);
   Tensor grad_input = torch::stable::empty_like(input);
   if (input.numel() == 0) return grad_input;
 
