@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from geoloss_kernels.triton.numbers import exactly, real_of
@@ -88,40 +89,46 @@ class Arguments:
         """Of the arithmetic and the sums."""
         return torch.float64 if self.input.dtype == torch.float64 else torch.float32
 
-    def forward_plan(self) -> Plan:
-        return forward_plan(tuple(self.terms), **self._options())
+    def views(self) -> tuple[View | None, ...]:
+        """Of input, target, mask and map."""
+        tensors = (self.input, self.target, self.mask, self.map if self._reads_map() else None)
+        return tuple(None if tensor is None else view_of(tensor) for tensor in tensors)
 
-    def backward_plan(self) -> Plan:
-        return backward_plan(tuple(self.terms), **self._options())
+    def forward_plan(self) -> Plan:
+        return forward_plan(tuple(self.terms), **self._options(self.views()))
+
+    def backward_plan(self, grad_input: View) -> Plan:
+        return backward_plan(tuple(self.terms), **self._options((*self.views(), grad_input)))
 
     def kernel_arguments(self) -> tuple[Any, ...]:
         inverse = [1 / size for size in self.spacing]
         inverse = [1.0] * (3 - len(inverse)) + inverse
-        views = (
-            None if tensor is None else view_of(tensor)
-            for tensor in (self.input, self.target, self.mask, self.map if self._reads_map() else None)
-        )
-        return (
-            *views,
-            self.ignore_index,
-            exactly(inverse),
-            exactly(number * number for number in inverse),
-        )
+        squared = [number * number for number in inverse]
+        return (*self.views(), self.ignore_index, exactly(inverse), exactly(squared))
 
     def sizes(self) -> tuple[int, ...]:
         return (self.C, *self.volume, self.first_channel)
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self, views: Sequence[View | None]) -> dict[str, Any]:
         dimensions = self.input.ndim - 2
         chosen = [3 - dimensions + axis for axis in self.axes]
         return {
             "activation": self.activation,
             "real": real_of(self.input.dtype),
+            "index": self._index_of(views),
             "labels": self.C > 1 and self.target.shape[1] == 1,
             "masked": self.mask is not None or self.ignore_index is not None,
             "axes": tuple(axis in chosen for axis in range(3)),
             "dimensions": (dimensions == 3, True, True),
         }
+
+    def _index_of(self, views: Sequence[View | None]) -> Any:
+        """int32 where no plane reaches further: it takes half of the registers."""
+        _, height, width = self.volume
+        reach = max(
+            (height - 1) * view.stride_y + (width - 1) * view.stride_x for view in views if view is not None
+        )
+        return tl.int32 if reach < 2**31 else tl.int64
 
     def _reads_map(self) -> bool:
         return any(name.startswith("map_") for name in self.terms)

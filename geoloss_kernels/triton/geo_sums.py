@@ -72,10 +72,12 @@ def per_axis(numbers, REAL: tl.constexpr):
 
 
 @triton.jit
-def tile_of(block, c, H, W, planes, tiles_y, tiles_x, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
+def tile_of(
+    P: tl.constexpr, block, c, H, W, planes, tiles_y, tiles_x, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr
+):
     """The block's first plane."""
-    y = (block // tiles_x % tiles_y * BLOCK_Y + tl.arange(0, BLOCK_Y))[:, None]
-    x = (block % tiles_x * BLOCK_X + tl.arange(0, BLOCK_X))[None, :]
+    y = (block // tiles_x % tiles_y * BLOCK_Y).to(P.index) + tl.arange(0, BLOCK_Y)[:, None]
+    x = (block % tiles_x * BLOCK_X).to(P.index) + tl.arange(0, BLOCK_X)[None, :]
     return Place(c=c, z=block // tiles_x // tiles_y * planes, y=y, x=x, inside=(y < H) & (x < W))
 
 
@@ -160,7 +162,9 @@ def geo_sums_fwd_kernel(
         inverse_spacing=per_axis(inverse_spacing, P.real),
         inverse_spacing_squared=per_axis(inverse_spacing_squared, P.real),
     )
-    first = tile_of(block, program % summed + first_channel, H, W, planes, tiles_y, tiles_x, BLOCK_Y, BLOCK_X)
+    first = tile_of(
+        P, block, program % summed + first_channel, H, W, planes, tiles_y, tiles_x, BLOCK_Y, BLOCK_X
+    )
     sums = ()
     for _ in tl.static_range(len(P.terms)):
         sums = sums + (tl.zeros((BLOCK_Y, BLOCK_X), P.real),)
@@ -263,7 +267,7 @@ def geo_sums_bwd_kernel(
         grad_sums + (volume.n * (C - first_channel) - first_channel) * K
     )  # of channel 0, if it were summed
     block = program // channels % blocks
-    first = tile_of(block, program % channels, H, W, planes, tiles_y, tiles_x, BLOCK_Y, BLOCK_X)
+    first = tile_of(P, block, program % channels, H, W, planes, tiles_y, tiles_x, BLOCK_Y, BLOCK_X)
     end = tl.minimum(first.z + planes, D)
     if P.activation == "softmax":
         for z in range(first.z, end):
@@ -367,7 +371,8 @@ def _loss_and_sums(a: Arguments, numerator: Rows, denominator: Rows) -> tuple[Te
     loss = a.input.new_empty((a.N, a.summed), dtype=a.dtype)
     if a.input.numel() == 0:
         return loss, sums
-    tiling = launch.tiling(a, a.forward_plan())
+    plan = a.forward_plan()
+    tiling = launch.tiling(a, plan)
     partial = a.input.new_empty((*sums.shape, tiling.blocks), dtype=a.dtype)
     launch.run(
         geo_sums_fwd_kernel,
@@ -377,7 +382,7 @@ def _loss_and_sums(a: Arguments, numerator: Rows, denominator: Rows) -> tuple[Te
         partial,
         *a.sizes(),
         *tiling.sizes(),
-        P=a.forward_plan(),
+        P=plan,
         BLOCK_Y=tiling.block_y,
         BLOCK_X=tiling.block_x,
         num_warps=tiling.warps,
@@ -405,7 +410,9 @@ def geo_sums_backward(grad_sums: Tensor, a: Arguments) -> Tensor:
     grad_input = torch.empty_like(a.input)
     if a.input.numel() == 0:
         return grad_input
-    tiling = launch.tiling(a, a.backward_plan())
+    grad_view = view_of(grad_input)
+    plan = a.backward_plan(grad_view)
+    tiling = launch.tiling(a, plan)
     channels = 1 if a.activation == "softmax" else a.C
     launch.run(
         geo_sums_bwd_kernel,
@@ -413,11 +420,11 @@ def geo_sums_backward(grad_sums: Tensor, a: Arguments) -> Tensor:
         a.input,
         *a.kernel_arguments(),
         grad_sums.detach().contiguous(),
-        view_of(grad_input),
+        grad_view,
         *a.sizes(),
         *tiling.sizes(),
         K=len(a.terms),
-        P=a.backward_plan(),
+        P=plan,
         BLOCK_Y=tiling.block_y,
         BLOCK_X=tiling.block_x,
         num_warps=tiling.warps,

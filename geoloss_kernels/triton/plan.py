@@ -43,6 +43,7 @@ class Plan:
         terms: as in TERMS; backward, those that have a slope.
         columns: of each term, among those of the sums.
         real: the arithmetic type.
+        index: the type of offsets within a plane.
         activation: "none", "sigmoid" or "softmax".
         labels: target holds class numbers; g of channel c is (target == c).
         masked: some voxels may be invalid.
@@ -55,6 +56,7 @@ class Plan:
     terms: tuple[Term, ...]
     columns: tuple[int, ...]
     real: Any
+    index: Any
     activation: str
     labels: bool
     masked: bool
