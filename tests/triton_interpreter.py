@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ def install() -> None:
     _check_bounds()
     _round_to_nearest_even()
     _patch_the_language_once_per_launch()
+    _leave_overflow_checks_out()
 
 
 # ---- bounds ----
@@ -119,3 +121,9 @@ def _patch_the_language_once_per_launch() -> None:
         return _NothingToRestore() if modules in patched else Scope(function, modules)
 
     interpreter._patch_lang = patch_once
+
+
+def _leave_overflow_checks_out() -> None:
+    """They double the time of integer arithmetic, which is that of addresses: their bounds are checked."""
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
