@@ -20,7 +20,8 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 _operators = {"reference": Operators(ratio.geo_loss, reference.geo_sums, reference.geo_ratio)}
 _OPERATORS_MISSING = _extension.reason_missing()
 if _OPERATORS_MISSING is None:
-    _operators["cpu"] = _registrations.register("geoloss")
+    # One library for both: the dispatcher tells CPU and CUDA tensors apart.
+    _operators["cpu"] = _operators["cuda"] = _registrations.register("geoloss")
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
@@ -36,7 +37,7 @@ def _reason_against_triton() -> str | None:
 
 _REASONS: dict[str, str | None] = {
     "cpu": _OPERATORS_MISSING,
-    "cuda": "this version of geoloss_kernels has no CUDA operators",
+    "cuda": _extension.reason_missing_cuda(),
     "triton": _reason_against_triton(),
     "reference": None,
 }
