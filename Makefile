@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CPP := $(wildcard $(addprefix csrc/,$(foreach folder,. cpu cuda,$(addprefix $(folder)/,*.h *.cpp *.cuh *.cu))))
 SOURCES := setup.py pyproject.toml $(CPP)
+# What runs a second time, on the Triton kernels in Triton's interpreter.
+TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_input determinism autograd registration triton))
 
 .PHONY: install demo test lint format bench clean
 
@@ -25,6 +27,7 @@ demo: install
 
 test: install lint
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -16,6 +16,14 @@ if INTERPRETED:
     triton_interpreter.install()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In Triton's interpreter, the tests of its kernels alone, and of each as many cases as time allows."""
+    if INTERPRETED:
+        kept = triton_interpreter.thinned(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
 @pytest.fixture(autouse=True, scope="session")
 def single_thread() -> None:
     """The tests' volumes are small: a second thread would mostly wait, and busily."""

@@ -86,6 +86,13 @@ def fused_backends() -> list[str]:
     return [name for name in DEVICES if name == "cpu" or reasons[name] is None]
 
 
+def library(backend: str) -> Any:
+    """A backend's operators as the dispatcher has them."""
+    with use_backend(backend):
+        backends.operators(torch.empty(0, device=DEVICES[backend]))  # loads them
+    return torch.ops.geoloss_triton if backend == "triton" else torch.ops.geoloss
+
+
 # ---- layouts: the same values in other places of memory ----
 
 
