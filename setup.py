@@ -38,7 +38,12 @@ KERNEL = "csrc/cpu/geo_sums_kernel.cpp"
 VARIANTS = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
     VARIANTS |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
-OPERATORS = ["csrc/library.cpp", "csrc/cpu/geo_sums.cpp", "csrc/cpu/geo_ratio.cpp"]
+OPERATORS = [
+    "csrc/library.cpp",
+    "csrc/cpu/geo_sums.cpp",
+    "csrc/cpu/geo_ratio.cpp",
+    "csrc/cpu/geo_loss.cpp",
+]
 
 
 class BuildOperators(build_ext):

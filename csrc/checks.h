@@ -2,6 +2,7 @@
 // arguments first and say more; these hold for whoever calls an operator directly.
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
@@ -72,6 +73,11 @@ inline TensorView checked_view(const Tensor& tensor, const char* name, const Ten
   STD_TORCH_CHECK(fits, name, ": expected input's device and shape ", shape_text(input),
                   one_channel ? " (or one channel)" : "", ", got shape ", shape_text(tensor));
   return view_of(tensor, name);
+}
+
+// torch's own goes through the dispatcher for a tensor that is dense already, too.
+inline Tensor dense_of(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 inline Activation activation_of(const std::string& name) {

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../checks.h"
+#include "operators.h"
 
 namespace geoloss::cpu {
 namespace {
@@ -46,10 +47,12 @@ void slope_of_each(const Tensor& grad_ratio, const Tensor& sums, const std::vect
   }
 }
 
+}  // namespace
+
 Tensor geo_ratio(const Tensor& sums, const std::vector<double>& numerator,
                  const std::vector<double>& denominator) {
   const int64_t fractions = check_ratio(sums, numerator, denominator);
-  const Tensor dense = torch::stable::contiguous(sums);
+  const Tensor dense = dense_of(sums);
   Tensor ratio = torch::stable::new_empty(sums, {sums.size(0), sums.size(1)});
   if (sums.scalar_type() == ScalarType::Double) {
     ratio_of_each<double>(dense, numerator, denominator, fractions, ratio);
@@ -65,8 +68,8 @@ Tensor geo_ratio_backward(const Tensor& grad_ratio, const Tensor& sums, const st
   STD_TORCH_CHECK(grad_ratio.dim() == 2 && grad_ratio.size(0) == sums.size(0) &&
                       grad_ratio.size(1) == sums.size(1) && grad_ratio.scalar_type() == sums.scalar_type(),
                   "grad_ratio: expected [N, C] of sums' dtype, got ", shape_text(grad_ratio));
-  const Tensor dense_grad = torch::stable::contiguous(grad_ratio);
-  const Tensor dense = torch::stable::contiguous(sums);
+  const Tensor dense_grad = dense_of(grad_ratio);
+  const Tensor dense = dense_of(sums);
   Tensor grad_sums = torch::stable::new_empty(sums, {sums.size(0), sums.size(1), sums.size(2)});
   if (sums.scalar_type() == ScalarType::Double) {
     slope_of_each<double>(dense_grad, dense, numerator, denominator, fractions, grad_sums);
@@ -76,7 +79,6 @@ Tensor geo_ratio_backward(const Tensor& grad_ratio, const Tensor& sums, const st
   return grad_sums;
 }
 
-}  // namespace
 }  // namespace geoloss::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(geoloss, CPU, m) {

@@ -10,6 +10,7 @@
 
 #include "../checks.h"
 #include "geo_sums_kernel.h"
+#include "operators.h"
 
 namespace geoloss::cpu {
 namespace {
@@ -55,15 +56,25 @@ const GeoSumsKernel& kernel_for(const GeoSumsParams& params) {
   return params.input.dtype == DType::kFloat64 ? variant.fp64 : variant.single;
 }
 
+bool is_term(const char* text) {
+  for (int i = 0; const char* name = baseline::geo_sums_term_name(i); ++i) {
+    if (!std::strcmp(name, text)) return true;
+  }
+  return false;
+}
+
+std::string term_names() {
+  std::string names;
+  for (int i = 0; const char* name = baseline::geo_sums_term_name(i); ++i) {
+    names += std::string(i ? ", " : "") + name;
+  }
+  return names;
+}
+
 void check_terms(const GeoSumsParams& params) {
   for (int64_t k = 0; k < params.term_count; ++k) {
-    bool known = false;
-    std::string names;
-    for (int i = 0; const char* name = baseline::geo_sums_term_name(i); ++i) {
-      known |= !std::strcmp(name, params.terms[k]);
-      names += std::string(i ? ", " : "") + name;
-    }
-    STD_TORCH_CHECK(known, "terms: expected names out of ", names, ", got '", params.terms[k], "'");
+    STD_TORCH_CHECK(is_term(params.terms[k]), "terms: expected names out of ", term_names(), ", got '",
+                    params.terms[k], "'");
   }
 }
 
@@ -101,6 +112,10 @@ void add_partial_sums(const GeoSumsParams& p, const Tiling& tiling, const double
     }
   }
 }
+
+std::string cpu_instruction_set() { return chosen_variant().name; }
+
+}  // namespace
 
 Tensor geo_sums(const Tensor& input, const Tensor& target, const std::optional<Tensor>& mask,
                 const std::optional<Tensor>& map, const std::vector<std::string>& terms,
@@ -150,7 +165,7 @@ Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Ten
                     grad_sums.scalar_type() == (fp64 ? ScalarType::Double : ScalarType::Float);
   STD_TORCH_CHECK(fits, "grad_sums: expected the shape and dtype of the sums, got shape ",
                   shape_text(grad_sums));
-  const Tensor dense_grad_sums = torch::stable::contiguous(grad_sums);
+  const Tensor dense_grad_sums = dense_of(grad_sums);
   Tensor grad_input = torch::stable::empty_like(input);
   if (input.numel() == 0) return grad_input;
 
@@ -166,9 +181,6 @@ Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Ten
   return grad_input;
 }
 
-std::string cpu_instruction_set() { return chosen_variant().name; }
-
-}  // namespace
 }  // namespace geoloss::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(geoloss, CPU, m) {
