@@ -6,6 +6,7 @@
 #include "../geo_sums.h"
 #include "../stencil.h"
 #include "../terms.h"
+#include "portable.cuh"
 
 namespace geoloss::cuda {
 
