@@ -27,15 +27,21 @@ _REASONS: dict[str, str | None] = {
     "triton": "this version of geoloss_kernels has no Triton operators",
     "reference": None,
 }
+_DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # where the fused backends work
+
+
+def _add(name: str, device: str, operators: Operators) -> None:
+    """Let `use_backend` choose operators that are not the package's own, as its tests do."""
+    _REASONS[name], _DEVICES[name], _operators[name] = None, device, operators
 
 
 def available() -> dict[str, str | None]:
     """Each backend's name with None where it can be used here, else with the reason why not."""
-    return dict(_REASONS)
+    return {name: _REASONS[name] for name in BACKENDS}
 
 
 def _check(backend: str) -> str:
-    if backend not in BACKENDS:
+    if backend not in _REASONS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     reason = _REASONS[backend]
     if reason is not None:
@@ -85,7 +91,7 @@ def choose(input: Tensor) -> str:
     """
     device = input.device.type
     if _forced is not None:
-        if _forced != "reference" and (_forced == "cpu") != (device == "cpu"):
+        if _DEVICES.get(_forced, device) != device:
             raise RuntimeError(
                 f"backend: {_forced!r} is in force and cannot work on a tensor on {input.device}"
             )

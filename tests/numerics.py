@@ -17,8 +17,11 @@ from torch import Tensor
 from geoloss_kernels import backends, reference, use_backend
 from geoloss_kernels.reference.voxels import prepare
 
-DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
-"""Where each fused backend works."""
+DEVICES = {"cpu": "cpu", "cuda on host": "cpu", "cuda": "cuda", "triton": "cuda"}
+"""Where each fused backend works; "cuda on host" is the CUDA kernels, run on the CPU by `host_cuda`."""
+
+TESTED_ALWAYS = ("cpu", "cuda on host")
+"""The suite fails without these."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = tuple(getattr(torch, f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64))
@@ -72,9 +75,14 @@ TOLERANCES = {
 
 
 def fused_backends() -> list[str]:
-    """The CPU's always, so that the suite fails without it; the others where they can be used."""
+    """Those that are always tested, and the others where they can be used."""
     reasons = backends.available()
-    return [name for name in DEVICES if name == "cpu" or reasons[name] is None]
+    return [name for name in DEVICES if name in TESTED_ALWAYS or reasons[name] is None]
+
+
+def dispatched(backend: str) -> Any:
+    """The backend's operators as the dispatcher knows them, in `torch.ops`."""
+    return torch.ops.geoloss_cuda_on_host if backend == "cuda on host" else torch.ops.geoloss
 
 
 # ---- layouts: the same values in other places of memory ----

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from numerics import DEVICES, DTYPES, TOLERANCES
+from numerics import DEVICES, DTYPES, TOLERANCES, dispatched
 from torch import Tensor
 
 import geoloss_kernels as gk
@@ -485,7 +485,7 @@ class TestErrorsOfTheOperators:
 def test_a_term_asked_for_twice_fills_both_columns(backend):
     volume_of_ones = torch.ones(1, 1, 2, 3, device=DEVICES[backend])
     terms = ["count", "prediction", "count"]
-    sums = torch.ops.geoloss.geo_sums(
+    sums = dispatched(backend).geo_sums(
         volume_of_ones, volume_of_ones, None, None, terms, "none", [1.0, 1.0], [0, 1], None, True
     )
     assert sums.flatten().tolist() == [6.0, 6.0, 6.0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from numerics import DEVICES, DTYPES, Case
+from numerics import DEVICES, DTYPES, Case, dispatched
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
@@ -46,36 +46,40 @@ class TestOpcheck:
     def test_sums(self, backend, name):
         arguments = list(sums_cases()[name].arguments(DEVICES[backend]))
         arguments[0] = arguments[0].detach().requires_grad_()
-        opcheck(OPERATORS.geo_sums.default, arguments)
+        opcheck(dispatched(backend).geo_sums.default, arguments)
 
     @pytest.mark.parametrize("name", sums_cases())
     def test_sums_backward(self, backend, name):
         arguments = sums_cases()[name].arguments(DEVICES[backend])
-        sums = OPERATORS.geo_sums(*arguments)
-        opcheck(OPERATORS.geo_sums_backward.default, (torch.rand_like(sums), *arguments))
+        sums = dispatched(backend).geo_sums(*arguments)
+        opcheck(dispatched(backend).geo_sums_backward.default, (torch.rand_like(sums), *arguments))
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     def test_ratio(self, backend, dtype):
         sums = torch.rand(2, 3, 3, dtype=dtype, device=DEVICES[backend]).requires_grad_()
-        opcheck(OPERATORS.geo_ratio.default, (sums, *WEIGHTS))
+        opcheck(dispatched(backend).geo_ratio.default, (sums, *WEIGHTS))
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     def test_ratio_backward(self, backend, dtype):
         sums = torch.rand(2, 3, 3, dtype=dtype, device=DEVICES[backend])
-        opcheck(OPERATORS.geo_ratio_backward.default, (torch.rand_like(sums[..., 0]), sums, *WEIGHTS))
+        opcheck(
+            dispatched(backend).geo_ratio_backward.default, (torch.rand_like(sums[..., 0]), sums, *WEIGHTS)
+        )
 
     @pytest.mark.parametrize("name", sums_cases())
     def test_loss(self, backend, name):
         arguments = sums_cases()[name].arguments(DEVICES[backend])
         leaf = arguments.input.detach().requires_grad_()
-        opcheck(OPERATORS.geo_loss.default, (leaf, *arguments[1:], *weights_for(arguments.terms)))
+        opcheck(dispatched(backend).geo_loss.default, (leaf, *arguments[1:], *weights_for(arguments.terms)))
 
     @pytest.mark.parametrize("name", sums_cases())
     def test_loss_backward(self, backend, name):
         arguments = sums_cases()[name].arguments(DEVICES[backend])
         weights = weights_for(arguments.terms)
-        loss, sums = OPERATORS.geo_loss(*arguments, *weights)
-        opcheck(OPERATORS.geo_loss_backward.default, (torch.rand_like(loss), sums, *arguments, *weights))
+        loss, sums = dispatched(backend).geo_loss(*arguments, *weights)
+        opcheck(
+            dispatched(backend).geo_loss_backward.default, (torch.rand_like(loss), sums, *arguments, *weights)
+        )
 
 
 def weights_for(terms: Sequence[str]) -> tuple[list[float], list[float]]:
