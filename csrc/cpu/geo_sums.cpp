@@ -56,28 +56,6 @@ const GeoSumsKernel& kernel_for(const GeoSumsParams& params) {
   return params.input.dtype == DType::kFloat64 ? variant.fp64 : variant.single;
 }
 
-bool is_term(const char* text) {
-  for (int i = 0; const char* name = baseline::geo_sums_term_name(i); ++i) {
-    if (!std::strcmp(name, text)) return true;
-  }
-  return false;
-}
-
-std::string term_names() {
-  std::string names;
-  for (int i = 0; const char* name = baseline::geo_sums_term_name(i); ++i) {
-    names += std::string(i ? ", " : "") + name;
-  }
-  return names;
-}
-
-void check_terms(const GeoSumsParams& params) {
-  for (int64_t k = 0; k < params.term_count; ++k) {
-    STD_TORCH_CHECK(is_term(params.terms[k]), "terms: expected names out of ", term_names(), ", got '",
-                    params.terms[k], "'");
-  }
-}
-
 // Scratch memory of one thread.
 class Workspace {
  public:
@@ -124,7 +102,6 @@ Tensor geo_sums(const Tensor& input, const Tensor& target, const std::optional<T
                 bool include_background) {
   const GeoSumsParams params = params_of(
       {input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
-  check_terms(params);
   const bool fp64 = params.input.dtype == DType::kFloat64;
   Tensor sums =
       torch::stable::new_zeros(input, {params.N, params.C - params.first_channel, params.term_count},
@@ -157,14 +134,7 @@ Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Ten
                          const std::optional<int64_t>& ignore_index, bool include_background) {
   GeoSumsParams params = params_of(
       {input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
-  check_terms(params);
-  const bool fp64 = params.input.dtype == DType::kFloat64;
-  const bool fits = grad_sums.dim() == 3 && grad_sums.size(0) == params.N &&
-                    grad_sums.size(1) == params.C - params.first_channel &&
-                    grad_sums.size(2) == params.term_count &&
-                    grad_sums.scalar_type() == (fp64 ? ScalarType::Double : ScalarType::Float);
-  STD_TORCH_CHECK(fits, "grad_sums: expected the shape and dtype of the sums, got shape ",
-                  shape_text(grad_sums));
+  check_grad_sums(grad_sums, params);
   const Tensor dense_grad_sums = dense_of(grad_sums);
   Tensor grad_input = torch::stable::empty_like(input);
   if (input.numel() == 0) return grad_input;

@@ -3,12 +3,11 @@
 
 #include <initializer_list>
 
+#include "launch_march.cuh"
 #include "reduce.cuh"
 #include "tile.cuh"
 
 namespace geoloss::cuda {
-
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 namespace detail {
 
@@ -52,12 +51,15 @@ Tiling tile_tiling(const GeoSumsParams& p) {
   return t;
 }
 
+// `p` holds grad_sums and grad_input for the backward pass.
 template <class T>
-LaunchParams launch_params(const GeoSumsParams& p) {
+LaunchParams launch_params(const GeoSumsParams& p, bool backward) {
   LaunchParams params{};
-  params.tensors = p;
   params.terms = select_terms(p);
-  params.tiling = tile_tiling<T>(p);
+  params.marches = std::is_same_v<T, float> && march_applies(p, params.terms, backward);
+  params.tensors = params.marches ? march_along_z(p) : p;
+  params.tiling =
+      params.marches ? march_tiling(params.tensors, params.terms, backward) : tile_tiling<T>(params.tensors);
   return params;
 }
 
@@ -86,6 +88,16 @@ cudaError_t launch_tile(const LaunchParams& params, bool backward, cudaStream_t 
   return cudaGetLastError();
 }
 
+template <class T>
+cudaError_t launch_pass(const LaunchParams& params, bool backward, cudaStream_t stream) {
+  if (!params.marches) return launch_tile<T>(params, backward, stream);
+  switch (params.tensors.input.dtype) {
+    case DType::kFloat16: return launch_march<Half>(params, backward, stream);
+    case DType::kBFloat16: return launch_march<BFloat16>(params, backward, stream);
+    default: return launch_march<float>(params, backward, stream);
+  }
+}
+
 // sums: [N, C', K]; loss: [N, C'], or null, then the ratio is not looked at
 template <class T>
 cudaError_t launch_forward(LaunchParams params, const Ratio& ratio, void* workspace, T* sums, T* loss,
@@ -93,7 +105,7 @@ cudaError_t launch_forward(LaunchParams params, const Ratio& ratio, void* worksp
   const GeoSumsParams& p = params.tensors;
   params.partial_sums = workspace;
   if (params.terms.wanted) {
-    const cudaError_t error = launch_tile<T>(params, false, stream);
+    const cudaError_t error = launch_pass<T>(params, false, stream);
     if (error != cudaSuccess) return error;
   }
   const auto rows = static_cast<unsigned>(p.N * (p.C - p.first_channel));
@@ -101,10 +113,22 @@ cudaError_t launch_forward(LaunchParams params, const Ratio& ratio, void* worksp
   return cudaGetLastError();
 }
 
-// The params hold grad_sums and grad_input.
 template <class T>
 cudaError_t launch_backward(const LaunchParams& params, cudaStream_t stream) {
-  return launch_tile<T>(params, true, stream);
+  return launch_pass<T>(params, true, stream);
 }
+
+// The kernels take long to compile: march_*.cu and passes_*.cu do it, side by side.
+#if defined(__CUDACC__)
+extern template cudaError_t launch_march<float>(const LaunchParams&, bool, cudaStream_t);
+extern template cudaError_t launch_march<Half>(const LaunchParams&, bool, cudaStream_t);
+extern template cudaError_t launch_march<BFloat16>(const LaunchParams&, bool, cudaStream_t);
+extern template cudaError_t launch_forward<float>(LaunchParams, const Ratio&, void*, float*, float*,
+                                                  cudaStream_t);
+extern template cudaError_t launch_forward<double>(LaunchParams, const Ratio&, void*, double*, double*,
+                                                   cudaStream_t);
+extern template cudaError_t launch_backward<float>(const LaunchParams&, cudaStream_t);
+extern template cudaError_t launch_backward<double>(const LaunchParams&, cudaStream_t);
+#endif
 
 }  // namespace geoloss::cuda

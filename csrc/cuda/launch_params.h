@@ -13,6 +13,10 @@ struct Tiling {
   int32_t width, height, planes;      // of a tile, in voxels
   int32_t tiles_x, tiles_y, tiles_z;  // per volume
 
+  int32_t block_columns, block_rows;  // of the threads of a marching block, with the halo's
+  bool input_aligned, target_aligned, gradient_aligned;  // their vectors are, for a marching block
+  bool lean;                                             // see MarchTraits
+
   GEOLOSS_INLINE int64_t tiles_per_volume() const { return int64_t{1} * tiles_x * tiles_y * tiles_z; }
   GEOLOSS_INLINE int64_t blocks() const { return volumes * tiles_per_volume(); }
 };
@@ -21,6 +25,7 @@ struct LaunchParams {
   GeoSumsParams tensors;
   TermSelection terms;
   Tiling tiling;
+  bool marches;        // the marching kernel takes it
   void* partial_sums;  // forward: [N·C', slots, tiles per volume], of arithmetic type
 };
 

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kRatioThreads)
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRatioThreads + threadIdx.x;
   if (row >= rows) return;
   ratio_of_row[row] =
-      geo_ratio(sums + row * terms, ratio.numerator, ratio.denominator, ratio.fractions, terms);
+      geoloss::geo_ratio(sums + row * terms, ratio.numerator, ratio.denominator, ratio.fractions, terms);
 }
 
 // grad_ratio: [rows]; sums, grad_sums: [rows, K]

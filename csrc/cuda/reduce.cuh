@@ -101,7 +101,8 @@ __global__ void __launch_bounds__(kReduceThreads)
     if (threadIdx.x == 0) row[k] = sums[blockIdx.x * terms.columns + k] = static_cast<T>(total);
   }
   if (threadIdx.x == 0 && loss) {
-    loss[blockIdx.x] = geo_ratio(row, ratio.numerator, ratio.denominator, ratio.fractions, terms.columns);
+    loss[blockIdx.x] =
+        geoloss::geo_ratio(row, ratio.numerator, ratio.denominator, ratio.fractions, terms.columns);
   }
 }
 

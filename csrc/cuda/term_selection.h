@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "../geo_sums.h"
 #include "../stencil.h"
@@ -14,6 +15,37 @@ namespace geoloss::cuda {
 constexpr int kVoxelTerms = terms::VoxelTerms::kCount;
 constexpr int kTermCount = kVoxelTerms + stencil::StencilTerms::kCount;
 constexpr uint32_t kAllVoxelTerms = (1u << kVoxelTerms) - 1;
+constexpr uint32_t kNoTerms = 0;
+constexpr uint32_t kAnyTerms = kAllVoxelTerms;  // of a kernel that looks up at run time which are wanted
+
+template <class Term, class... Terms>
+constexpr uint32_t bit_in(TermList<Terms...>) {
+  int number = 0;
+  uint32_t bit = 0;
+  ((bit |= std::is_same_v<Term, Terms> ? 1u << number : 0, ++number), ...);
+  return bit;
+}
+
+template <class... Terms>
+constexpr uint32_t bits_of() {
+  return (bit_in<Terms>(terms::VoxelTerms{}) | ...);
+}
+
+// The sums of Dice and Tversky.
+constexpr uint32_t kDiceTerms = bits_of<terms::Prediction, terms::Target, terms::Intersection>();
+
+template <class Stencil, class... Terms>
+constexpr int number_in(TermList<Terms...>) {
+  int number = kVoxelTerms, found = -1;
+  ((found = std::is_base_of_v<Stencil, Terms> ? number : found, ++number), ...);
+  return found;
+}
+
+// The number of the term that is this stencil.
+template <class Stencil>
+constexpr int number_of_stencil() {
+  return number_in<Stencil>(stencil::StencilTerms{});
+}
 
 constexpr int kEveryVoxel = -1;  // in place of a term: the number of voxels, which nobody has to count
 

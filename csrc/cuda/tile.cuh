@@ -15,6 +15,7 @@
 #include "elements.cuh"
 #include "launch_params.h"
 #include "reduce.cuh"
+#include "voxel.cuh"
 
 namespace geoloss::cuda {
 
@@ -78,20 +79,6 @@ struct Box {
   GEOLOSS_DEVICE int index(int z, int y, int x) const {
     return ((z - z_first) * height + (y - y_first)) * width + (x - x_first);
   }
-};
-
-// The voxel that the terms are written for.
-template <class T>
-struct Voxel {
-  T prediction_, target_, valid_, logit_, map_;
-
-  GEOLOSS_DEVICE T prediction() const { return prediction_; }
-  GEOLOSS_DEVICE T target() const { return target_; }
-  GEOLOSS_DEVICE T valid() const { return valid_; }
-  GEOLOSS_DEVICE T logit() const { return logit_; }
-  GEOLOSS_DEVICE T map() const { return map_; }
-  GEOLOSS_DEVICE T error() const { return prediction_ - target_; }
-  GEOLOSS_DEVICE static T constant(double value) { return static_cast<T>(value); }
 };
 
 // Batch element n as the tensors hold it.
