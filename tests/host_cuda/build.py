@@ -21,7 +21,6 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")  # of nvcc: #
 CALLS = ("-Dalways_inline=unused",)
 COMMON = ("-std=c++20", "-g1", "-fPIC", *CALLS, *WARNINGS)
 RUNTIME = ("cuda_on_host.cpp", "fiber.cpp")
-ARITHMETIC = ("float", "double")
 
 
 def compiler() -> str:
@@ -51,7 +50,7 @@ def launches(sanitizer: str, csrc: Path = ROOT / "csrc") -> Path:
     """The executable of `launches.cpp`, with "none", "address" (and undefined behaviour) or "thread"."""
     flags = {
         "none": ("-O1",),
-        "address": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+        "address": ("-Og", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
         "thread": ("-O1", "-fsanitize=thread"),
     }[sanitizer]
     # ThreadSanitizer would take the scheduler's own data for the kernels'.
@@ -78,11 +77,12 @@ class Target:
         csrc: Path = ROOT / "csrc",
     ) -> None:
         self.name, self.flags, self.csrc = name, flags, csrc
-        kernels = (*flags, f"-I{csrc}")
+        kernels = (*flags, f"-I{csrc}", "-xc++")
+        instances = sorted([*csrc.glob("cuda/march_*.cu"), *csrc.glob("cuda/passes_*.cu")])
         self.units = [
-            *(("kernels.cpp", (*kernels, f"-DGEOLOSS_ARITHMETIC={T}")) for T in ARITHMETIC),
-            (main, (*kernels, *main_flags)),
-            *((source, flags if runtime_flags is None else runtime_flags) for source in RUNTIME),
+            *((source, kernels) for source in instances),
+            (HERE / main, (*kernels, *main_flags)),
+            *((HERE / source, flags if runtime_flags is None else runtime_flags) for source in RUNTIME),
         ]
 
     def build(self, *link_flags: str) -> Path:
@@ -99,14 +99,14 @@ class Target:
         (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}\n")
         return result
 
-    def _compile(self, folder: Path, number: int, unit: tuple[str, Sequence[str]]) -> str:
+    def _compile(self, folder: Path, number: int, unit: tuple[Path, Sequence[str]]) -> str:
         source, flags = unit
         compiled = str(folder / f"{number}.o")
-        run(compiler(), *COMMON, *flags, f"-I{HERE}", "-c", str(HERE / source), "-o", compiled)
+        run(compiler(), *COMMON, *flags, f"-I{HERE}", "-c", str(source), "-o", compiled)
         return compiled
 
     def _hash(self, link_flags: Sequence[str]) -> str:
-        sources = sorted([*self.csrc.rglob("*.*h"), *HERE.glob("*.h"), *HERE.glob("*.cpp")])
+        sources = sorted([*self.csrc.rglob("*.*h"), *self.csrc.rglob("*.cu"), *HERE.glob("*.h"), *HERE.glob("*.cpp")])
         digest = hashlib.sha256(repr((run(compiler(), "--version"), COMMON, self.units, link_flags)).encode())
         for source in sources:
             digest.update(source.read_bytes())

@@ -7,8 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "cuda/launch.cuh"
+#include "cuda/ratio.cuh"
 #include "cuda_on_host.h"
-#include "kernels.h"
 
 namespace geoloss::cuda {
 namespace {
@@ -117,7 +118,7 @@ class Launches {
     const int64_t rows = p_.N * p_.C, numbers = rows * p_.term_count;
     const auto sums = not_a_number(numbers), loss = not_a_number(rows), loss_again = not_a_number(rows);
     const auto grad_sums = not_a_number(numbers);
-    const LaunchParams params = launch_params<T>(p_);
+    const LaunchParams params = launch_params<T>(p_, false);
     const auto workspace = not_a_number(static_cast<int64_t>(workspace_bytes<T>(params) / sizeof(T)));
     check(launch_forward<T>(params, ratio_, workspace.get(), sums.get(), loss.get(), nullptr));
     check(launch_ratio<T>(ratio_, sums.get(), rows, p_.term_count, loss_again.get(), nullptr));
@@ -126,7 +127,7 @@ class Launches {
     GeoSumsParams backward = p_;
     backward.grad_sums = grad_sums.get();
     backward.grad_input = grad_input_.view();
-    check(launch_backward<T>(launch_params<T>(backward), nullptr));
+    check(launch_backward<T>(launch_params<T>(backward, true), nullptr));
     std::vector<double> results = grad_input_.values();
     results.insert(results.end(), sums.get(), sums.get() + numbers);
     results.insert(results.end(), loss.get(), loss.get() + rows);

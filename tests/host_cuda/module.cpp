@@ -9,8 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/launch.cuh"
+#include "cuda/ratio.cuh"
 #include "cuda_on_host.h"
-#include "kernels.h"
 
 namespace py = pybind11;
 
@@ -107,7 +108,7 @@ using Array = py::array_t<T, py::array::c_style>;
 template <class T>
 void forward(const Arguments& arguments, Array<T> sums, std::optional<Array<T>> loss,
              const std::vector<double>& numerator, const std::vector<double>& denominator) {
-  const LaunchParams params = launch_params<T>(arguments.params);
+  const LaunchParams params = launch_params<T>(arguments.params, false);
   std::vector<unsigned char> workspace(workspace_bytes<T>(params), 0xff);  // NaN
   const Ratio ratio = ratio_of(numerator, denominator, arguments.params.term_count);
   check(launch_forward<T>(params, ratio, workspace.data(), sums.mutable_data(),
@@ -119,7 +120,7 @@ void backward(const Arguments& arguments, Array<T> grad_sums, const Tensor& grad
   GeoSumsParams tensors = arguments.params;
   tensors.grad_sums = grad_sums.data();
   tensors.grad_input = view_of(grad_input);
-  check(launch_backward<T>(launch_params<T>(tensors), nullptr));
+  check(launch_backward<T>(launch_params<T>(tensors, true), nullptr));
 }
 
 // sums: [rows, K]; ratio_of_row: [rows]
