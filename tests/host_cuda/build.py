@@ -46,15 +46,22 @@ def module() -> Path:
     )
 
 
-def launches(sanitizer: str, csrc: Path = ROOT / "csrc") -> Path:
-    """The executable of `launches.cpp`, with "none", "address" (and undefined behaviour) or "thread"."""
-    flags = {
+def launches(sanitizer: str, planted: Path | None = None) -> Path:
+    """The executable of `launches.cpp`, with "none", "address" (and undefined behaviour) or "thread".
+
+    Args:
+        planted: a csrc with bugs, from `planted_bugs.plant`.
+    """
+    flags: tuple[str, ...] = {
         "none": ("-O1",),
         "address": ("-Og", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
         "thread": ("-O1", "-fsanitize=thread"),
     }[sanitizer]
     # ThreadSanitizer would take the scheduler's own data for the kernels'.
     runtime = ("-O2", "-DCUDA_ON_HOST_TSAN") if sanitizer == "thread" else flags
+    if planted is not None:
+        flags = (*flags, "-include", str(HERE / "planted.h"))
+    csrc = planted or ROOT / "csrc"
     return Target("launches", flags, "launches.cpp", runtime_flags=runtime, csrc=csrc).build()
 
 
@@ -106,8 +113,9 @@ class Target:
         return compiled
 
     def _hash(self, link_flags: Sequence[str]) -> str:
-        sources = sorted([*self.csrc.rglob("*.*h"), *self.csrc.rglob("*.cu"), *HERE.glob("*.h"), *HERE.glob("*.cpp")])
+        sources = [*self.csrc.rglob("*.h"), *self.csrc.rglob("*.cuh"), *self.csrc.rglob("*.cu")]
+        sources += [*HERE.glob("*.h"), *HERE.glob("*.cpp")]
         digest = hashlib.sha256(repr((run(compiler(), "--version"), COMMON, self.units, link_flags)).encode())
-        for source in sources:
+        for source in sorted(sources):
             digest.update(source.read_bytes())
         return digest.hexdigest()[:16]
