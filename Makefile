@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CPP := $(wildcard $(addprefix csrc/,$(foreach folder,. cpu cuda,$(addprefix $(folder)/,*.h *.cpp *.cuh *.cu))))
 SOURCES := setup.py pyproject.toml $(CPP)
+FORMATTED := $(CPP) $(wildcard tests/host_cuda/*.h tests/host_cuda/*.cpp)
 
 .PHONY: install demo test lint format bench clean
 
@@ -30,12 +31,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(FORMATTED)
 
 bench: install
 	$(BIN)/python -m bench

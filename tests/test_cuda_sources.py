@@ -8,8 +8,8 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -84,14 +84,14 @@ def demangled(names: Sequence[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def cubins() -> dict[tuple[str, int], Path]:
+def cubins() -> Iterator[dict[tuple[str, int], Future[Path]]]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(COMPILED, pool.map(lambda each: compiled(*each), COMPILED), strict=True))
+        yield {each: pool.submit(compiled, *each) for each in COMPILED}
 
 
 @pytest.mark.parametrize(("source", "architecture"), COMPILED)
 def test_registers(cubins, source, architecture):
-    text = cubins[source, architecture].with_suffix(".txt").read_text()
+    text = cubins[source, architecture].result().with_suffix(".txt").read_text()
     found = re.findall(
         r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers", text, re.S
     )
@@ -123,7 +123,7 @@ def without_cache_hints(access: str) -> str:
 def test_lean_marching_kernels_move_whole_vectors(cubins, source, architecture):
     """Four voxels at once of input, target and gradient: nothing narrower than a vector of the target."""
     lean = 0
-    for kernel, accesses in accesses_of_global_memory(cubins[source, architecture]).items():
+    for kernel, accesses in accesses_of_global_memory(cubins[source, architecture].result()).items():
         types = re.search(r"MarchTraits<([\w:]+), ([\w: ]+), ", kernel)
         assert types, kernel
         if types[2].endswith("AnyElement"):

@@ -228,12 +228,9 @@ struct Place {
   // With kReachBack = 0, the place itself for the previous ones, which may lie outside of the box.
   template <int kReachBack = 1, class Function>
   GEOLOSS_DEVICE auto around(Function function) const -> Neighbourhood<decltype(function(*this))> {
-    return {function(*this),
-            function(moved(0, 0, -kReachBack)),
-            function(moved(0, 0, 1)),
-            function(moved(0, -kReachBack, 0)),
-            function(moved(0, 1, 0)),
-            function(moved(-kReachBack, 0, 0)),
+    return {function(*this),          function(moved(0, 0, -kReachBack)),
+            function(moved(0, 0, 1)), function(moved(0, -kReachBack, 0)),
+            function(moved(0, 1, 0)), function(moved(-kReachBack, 0, 0)),
             function(moved(1, 0, 0))};
   }
 

@@ -375,8 +375,8 @@ void check_shared_bytes(const Launch& launch) {
   const auto asked = allowed_shared_bytes.find(launch.kernel);
   const size_t allowed = std::max(kWithoutAsking, asked == allowed_shared_bytes.end() ? 0 : asked->second);
   if (launch.shared_bytes > allowed) {
-    throw Error(std::to_string(launch.shared_bytes) + " bytes of dynamic shared memory, where the kernel may have " +
-                std::to_string(allowed));
+    throw Error(std::to_string(launch.shared_bytes) +
+                " bytes of dynamic shared memory, where the kernel may have " + std::to_string(allowed));
   }
 }
 
@@ -418,7 +418,8 @@ void run(const Launch& launch, void (*body)(void*), void* context) {
   try {
     run_blocks(launch, body, context);
   } catch (const Error& error) {
-    throw Error(std::string(launch.kernel_name) + ", launched at " + text_of(launch.place) + ": " + error.what());
+    throw Error(std::string(launch.kernel_name) + ", launched at " + text_of(launch.place) + ": " +
+                error.what());
   }
 }
 

@@ -102,7 +102,8 @@ void launch(const char* kernel_name, Place place, dim3 grid, dim3 block, size_t 
             void (*kernel)(Parameters...), const Arguments&... arguments) {
   using Call = std::pair<void (*)(Parameters...), std::tuple<Parameters...>>;
   Call call{kernel, {arguments...}};
-  run({kernel_name, reinterpret_cast<const void*>(kernel), place, grid, block, shared_bytes},
+  run(
+      {kernel_name, reinterpret_cast<const void*>(kernel), place, grid, block, shared_bytes},
       [](void* context) {
         const auto& [kernel, parameters] = *static_cast<const Call*>(context);
         std::apply(kernel, parameters);
@@ -146,9 +147,9 @@ unsigned ballot(unsigned mask, bool vote, Place place);
 #define gridDim (::cuda_on_host::running.grid_size)
 constexpr int warpSize = 32;
 
-#define GEOLOSS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                     \
-  ::cuda_on_host::launch(#kernel, ::cuda_on_host::Place::current(), grid, block, shared_bytes, stream, kernel, \
-                         __VA_ARGS__)
+#define GEOLOSS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                 \
+  ::cuda_on_host::launch(#kernel, ::cuda_on_host::Place::current(), grid, block, shared_bytes, stream, \
+                         kernel, __VA_ARGS__)
 #define GEOLOSS_DYNAMIC_SHARED(name) unsigned char* const name = ::cuda_on_host::dynamic_shared()
 
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }

@@ -19,11 +19,18 @@ using Terms = std::vector<const char*>;
 const Terms kDice{"intersection", "prediction", "target"};
 const Terms kDiceAndFog{"intersection", "prediction", "target", "first_order_forward_l2", "count"};
 const Terms kDiceAndSog{"intersection", "prediction", "target", "second_order", "count"};
-const Terms kStencils{"first_order_forward_l2", "first_order_forward_l1", "first_order_central_l2_squared",
-                      "first_order_central_l1", "second_order", "second_order_two_sided",
-                      "second_order_two_sided_signed"};
-const Terms kVoxelwise{"count", "prediction_squared", "target_squared", "absolute_error", "squared_error",
-                       "cross_entropy_foreground", "cross_entropy_background", "map_prediction",
+const Terms kStencils{
+    "first_order_forward_l2",       "first_order_forward_l1", "first_order_central_l2_squared",
+    "first_order_central_l1",       "second_order",           "second_order_two_sided",
+    "second_order_two_sided_signed"};
+const Terms kVoxelwise{"count",
+                       "prediction_squared",
+                       "target_squared",
+                       "absolute_error",
+                       "squared_error",
+                       "cross_entropy_foreground",
+                       "cross_entropy_background",
+                       "map_prediction",
                        "map_squared_error"};
 
 struct Case {
@@ -53,8 +60,13 @@ class Tensor {
         misplaced_(c.misplaced),
         memory_(new unsigned char[(count_ + misplaced_) * element_size(dtype)]) {
     const int64_t plane = c.H * c.W, volume = c.D * plane;
-    view_ = {memory_.get() + misplaced_ * element_size(dtype), dtype, channels * volume, channels == 1 ? 0 : volume,
-             plane, c.W, 1};
+    view_ = {memory_.get() + misplaced_ * element_size(dtype),
+             dtype,
+             channels * volume,
+             channels == 1 ? 0 : volume,
+             plane,
+             c.W,
+             1};
     if (c.N == 1) view_.stride_n = 0;
   }
 
@@ -122,7 +134,8 @@ class Launches {
     const auto workspace = not_a_number(static_cast<int64_t>(workspace_bytes<T>(params) / sizeof(T)));
     check(launch_forward<T>(params, ratio_, workspace.get(), sums.get(), loss.get(), nullptr));
     check(launch_ratio<T>(ratio_, sums.get(), rows, p_.term_count, loss_again.get(), nullptr));
-    check(launch_ratio_backward<T>(ratio_, loss.get(), sums.get(), rows, p_.term_count, grad_sums.get(), nullptr));
+    check(launch_ratio_backward<T>(ratio_, loss.get(), sums.get(), rows, p_.term_count, grad_sums.get(),
+                                   nullptr));
     grad_input_.fill([] { return NAN; });
     GeoSumsParams backward = p_;
     backward.grad_sums = grad_sums.get();
@@ -154,7 +167,8 @@ class Launches {
 
 void check(const std::vector<double>& results, const std::vector<double>& expected) {
   for (size_t i = 0; i < results.size(); ++i) {
-    if (!std::isfinite(results[i])) throw cuda_on_host::Error("result " + std::to_string(i) + " is not a number");
+    if (!std::isfinite(results[i]))
+      throw cuda_on_host::Error("result " + std::to_string(i) + " is not a number");
     if (results[i] != expected[i]) {
       throw cuda_on_host::Error("result " + std::to_string(i) + " depends on the schedule");
     }

@@ -154,9 +154,12 @@ void bind(py::module_& m) {
 
 void set_schedule(const std::string& order, uint64_t seed) {
   using cuda_on_host::Order;
-  if (order != "forward" && order != "reverse" && order != "random") throw py::value_error("order: got " + order);
-  cuda_on_host::set_schedule(
-      order == "forward" ? Order::kForward : order == "reverse" ? Order::kReverse : Order::kRandom, seed);
+  if (order != "forward" && order != "reverse" && order != "random")
+    throw py::value_error("order: got " + order);
+  cuda_on_host::set_schedule(order == "forward"   ? Order::kForward
+                             : order == "reverse" ? Order::kReverse
+                                                  : Order::kRandom,
+                             seed);
 }
 
 py::dict statistics() {
