@@ -1,0 +1,44 @@
+"""What is measured on which device by default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from bench.cases import LOSSES, UINT8_TARGET
+from bench.inputs import Shape
+
+FUSED_LOSSES = ("fog", "dice_fog", "dice", "sog")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Volumes of one shape and dtype, and the losses that are measured on them.
+
+    Attributes:
+        graphs: whether both steps are also timed as a CUDA graph. Each graph keeps the memory of its
+            intermediates, so that large volumes go without.
+    """
+
+    shape: Shape
+    dtype: torch.dtype
+    losses: Sequence[str]
+    graphs: bool = False
+
+
+LARGE = (8, 1, 256, 256, 256)
+TRAINING = (4, 1, 128, 128, 128)
+CPU_SETTINGS = tuple(
+    Setting(shape, torch.float32, LOSSES)
+    for shape in ((2, 1, 128, 128, 128), (4, 1, 96, 96, 96), (4, 1, 64, 64, 64))
+)
+CUDA_SETTINGS = (
+    Setting(TRAINING, torch.bfloat16, (*LOSSES, UINT8_TARGET), graphs=True),
+    Setting(LARGE, torch.float32, FUSED_LOSSES),
+    Setting(LARGE, torch.bfloat16, FUSED_LOSSES),
+    Setting((2, 1, 128, 128, 128), torch.float32, (*FUSED_LOSSES, UINT8_TARGET), graphs=True),
+    Setting((2, 1, 96, 96, 96), torch.float32, FUSED_LOSSES, graphs=True),
+)
+DEFAULTS = {"cpu": CPU_SETTINGS, "cuda": CUDA_SETTINGS}
