@@ -36,6 +36,37 @@ class Results:
     steps: list[StepTimes]
 
 
+class Tables:
+    """The tables of a run. On a GPU they are written after each setting, in case the run is cut off."""
+
+    def __init__(self, header: Mapping[str, str], results: Results, options: argparse.Namespace) -> None:
+        self.header, self.results, self.options = header, results, options
+        name = f"{machine.slug(options.device)}-{header['date'][:10]}"
+        self.path = None if options.output is None else options.output / name
+
+    def text(self) -> str:
+        return report.markdown(self.header, self.results.measurements, self._verdicts(), self.results.steps)
+
+    def write(self) -> None:
+        if self.path is not None:
+            report.write(self.path.with_suffix(".md"), self.text())
+            report.write(
+                self.path.with_suffix(".csv"), report.as_csv(self.results.measurements, self.results.steps)
+            )
+            _say(f"Written: {self.path}.md, {self.path}.csv")
+
+    def remove(self) -> None:
+        """No speed is reported once something is wrong."""
+        if self.path is not None and self.results.measurements and self.options.device == "cuda":
+            for suffix in (".md", ".csv"):
+                self.path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def _verdicts(self) -> list[bars.Verdict]:
+        if self.options.device == "cpu":
+            return bars.judge(self.results.measurements)
+        return [] if self.options.quick else cuda_bars.judge(self.results.measurements, self.results.steps)
+
+
 class RedGateError(Exception):
     """Something computes a wrong loss or gradient."""
 
@@ -58,14 +89,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "gate": f"{suite}, and every provider against float64",
     }
     results = Results([], [])
+    tables = Tables(header, results, options)
     try:
         for setting in options.settings:
             results.measurements += _measure(setting, options)
+            if options.device == "cuda":
+                tables.write()
     except RedGateError as error:
+        tables.remove()
         return _fail(str(error))
     if options.device == "cuda" and not options.quick:
         results.steps = _measure_steps()
-    _report(header, results, options)
+    print(tables.text())
+    tables.write()
     return 0
 
 
@@ -167,21 +203,6 @@ def _describe_method(options: argparse.Namespace) -> dict[str, str]:
         "allocator": "keep (freed memory is reused)" if plan.reserved else "system",
         "cache": "cold (input and target in memory)" if plan.cold else "warm (after an untimed call)",
     }
-
-
-def _report(header: Mapping[str, str], results: Results, options: argparse.Namespace) -> None:
-    """Print the tables, and write them into the folder for them."""
-    if options.device == "cuda":
-        verdicts = [] if options.quick else cuda_bars.judge(results.measurements, results.steps)
-    else:
-        verdicts = bars.judge(results.measurements)
-    text = report.markdown(header, results.measurements, verdicts, results.steps)
-    print(text)
-    if options.output is not None:
-        path = options.output / f"{machine.slug(options.device)}-{header['date'][:10]}"
-        report.write(path.with_suffix(".md"), text)
-        report.write(path.with_suffix(".csv"), report.as_csv(results.measurements, results.steps))
-        _say(f"Written: {path}.md, {path}.csv")
 
 
 def _say(line: str) -> None:

@@ -88,6 +88,10 @@ def eager_cases(device: str, dtype: torch.dtype) -> list[Case]:
 
 
 class TestRun:
+    TWO_DTYPES = (
+        "--device cuda --shapes 1x1x12^3 --dtypes float32 bfloat16 --losses dice --rounds 3 --budget 0.01"
+    )
+
     @pytest.fixture
     def steps(self, monkeypatch, gpu) -> None:
         monkeypatch.setattr(gate, "run_suite", lambda device: ("suite", True))
@@ -151,6 +155,33 @@ class TestRun:
         assert wanted <= measured
         assert [case.name for case in cases.make_cases("cuda")] == [MEMORY, *CUDA_LOSSES]
         assert {loss for setting in settings.CUDA_SETTINGS for loss in setting.losses} == set(CUDA_LOSSES)
+
+    @pytest.mark.usefixtures("steps")
+    def test_run_that_is_cut_off_keeps_its_tables(self, monkeypatch, tmp_path):
+        measured = command.measure
+
+        def cut_off(cases: list[Case], volumes: Volumes, *rest: Any) -> list[Measurement]:
+            if volumes.logits.dtype == torch.bfloat16:
+                raise KeyboardInterrupt
+            return measured(cases, volumes, *rest)
+
+        monkeypatch.setattr(command, "measure", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            command.main([*self.TWO_DTYPES.split(), "--output", str(tmp_path)])
+        (table,) = tmp_path.glob("*.md")
+        assert "## 1x1x12^3, float32" in table.read_text()
+
+    @pytest.mark.usefixtures("steps")
+    def test_red_gate_takes_back_the_tables_before_it(self, monkeypatch, tmp_path, capsys):
+        def wrong(cases: list[Case], volumes: Volumes) -> list[str]:
+            return ["dice: ours: wrong"] if volumes.logits.dtype == torch.bfloat16 else []
+
+        monkeypatch.setattr(gate, "disagreements", wrong)
+        assert command.main([*self.TWO_DTYPES.split(), "--output", str(tmp_path)]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "Written" in captured.err
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestCalls:
