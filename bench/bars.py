@@ -33,7 +33,8 @@ class Verdict:
     text: str
     limit: str
     measured: str
-    passed: bool
+    passed: bool | None = None
+    """None where it was not measured."""
 
 
 FOG: Key = ("fog", OURS)

@@ -153,9 +153,9 @@ LAYOUTS: dict[str, Layout] = {
 
 def _poison(shape: Sequence[int], like: Tensor) -> Tensor:
     if like.dtype == torch.bool:
-        return torch.ones(shape, dtype=like.dtype)
+        return torch.ones(shape, dtype=like.dtype, device=like.device)
     value = torch.nan if like.is_floating_point() else torch.iinfo(like.dtype).max
-    return torch.full(shape, value, dtype=like.dtype)
+    return torch.full(shape, value, dtype=like.dtype).to(like.device)
 
 
 # ---- cases: the arguments of geo_sums ----
@@ -223,8 +223,8 @@ class Case:
         dimensions = len(self.shape) - 2
         needs_map = any(term.startswith("map_") for term in self.terms)
         return Arguments(
-            input=LAYOUTS[self.layout](self._input(generator)).to(device),
-            target=LAYOUTS[self.target_layout](self._target(generator)).to(device),
+            input=LAYOUTS[self.layout](self._input(generator).to(device)),
+            target=LAYOUTS[self.target_layout](self._target(generator).to(device)),
             mask=None if self.mask is None else self._mask(generator).to(device),
             map=self._map(generator).to(device) if needs_map else None,
             terms=self.terms,
@@ -330,10 +330,10 @@ def compute_with(backend: str, arguments: Arguments) -> Result:
 
 
 def assert_backend_matches_reference(backend: str, case: Case) -> None:
-    """Sums and gradient of ``case`` within the tolerance of its dtype."""
-    arguments = case.arguments(DEVICES[backend])
+    """Sums and gradient of ``case`` within the tolerance of its dtype; the reference runs on the CPU."""
+    ours = Result(*(tensor.cpu() for tensor in compute_with(backend, case.arguments(DEVICES[backend]))))
+    arguments = case.arguments("cpu")
     dtype = arguments.input.dtype
-    ours = compute_with(backend, arguments)
     exact = compute(reference.geo_sums, arguments.widened())
     assert ours.sums.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert ours.gradient.dtype == dtype

@@ -6,6 +6,7 @@ import csv
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -26,16 +27,12 @@ MIB = 1 << 20
 
 def eager_cases() -> list[Case]:
     """Every case without the providers that need seconds to compile."""
-    return [
-        Case(
-            case.name,
-            case.title,
-            case.from_logits,
-            [p for p in case.providers if p.name not in (COMPILED, PLAIN_COMPILED)],
-            case.reference,
-        )
-        for case in make_cases()
-    ]
+    return [without_compiled(case) for case in make_cases()]
+
+
+def without_compiled(case: Case) -> Case:
+    eager = [provider for provider in case.providers if provider.name not in (COMPILED, PLAIN_COMPILED)]
+    return replace(case, providers=eager)
 
 
 EAGER = [(case, provider) for case in eager_cases() for provider in case.providers]
@@ -218,7 +215,7 @@ class TestTiming:
 
     def test_cold_call_reads_the_buffer_first(self, monkeypatch, log):
         buffer = torch.ones(1)
-        monkeypatch.setattr(timing, "_eviction_buffer", lambda: log.append("evict") or buffer)
+        monkeypatch.setattr(timing, "eviction_buffer", lambda: log.append("evict") or buffer)
         recorded(Plan(rounds=3, cold=True), Recorder("a", log))
         assert log.count("evict") == 3
         at = log.index("evict")
@@ -329,8 +326,8 @@ class TestReport:
 class TestCommand:
     @pytest.fixture(autouse=True)
     def _green_and_eager(self, monkeypatch):
-        monkeypatch.setattr(gate, "run_suite", lambda: ("suite", True))
-        monkeypatch.setattr(command, "make_cases", eager_cases)
+        monkeypatch.setattr(gate, "run_suite", lambda device: ("suite", True))
+        monkeypatch.setattr(command, "make_cases", lambda *_: eager_cases())
         monkeypatch.setattr(command, "keep_freed_memory", lambda: None)
 
     def test_quick_run_writes_both_tables(self, tmp_path, capsys):
@@ -342,7 +339,7 @@ class TestCommand:
         assert "commit" in table.read_text()
 
     def test_red_suite_reports_nothing(self, monkeypatch, capsys, tmp_path):
-        monkeypatch.setattr(gate, "run_suite", lambda: ("suite", False))
+        monkeypatch.setattr(gate, "run_suite", lambda device: ("suite", False))
         assert command.main(["--quick", "--output", str(tmp_path)]) == 1
         assert capsys.readouterr() == (
             "",
@@ -353,7 +350,7 @@ class TestCommand:
     def test_wrong_loss_reports_nothing(self, monkeypatch, capsys, tmp_path):
         wrong = of_loss(OURS, lambda s, g: 2 * plain_losses.dice_loss(s, g))
         case = Case("dice", "Dice", True, [wrong], plain_losses.dice_loss)
-        monkeypatch.setattr(command, "make_cases", lambda: [case])
+        monkeypatch.setattr(command, "make_cases", lambda *_: [case])
         assert command.main(["--quick", "--output", str(tmp_path)]) == 1
         out, err = capsys.readouterr()
         assert out == ""
