@@ -33,16 +33,22 @@ COMPILE_FLAGS = [
     "-Wno-psabi",
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
 ]
-# The CPU kernel is compiled once per instruction set; the operator chooses one at run time.
-KERNEL = "csrc/cpu/geo_sums_kernel.cpp"
+# The CPU kernels are compiled once per instruction set; the operators choose one at run time.
+KERNELS = ["csrc/cpu/geo_sums_kernel.cpp", "csrc/cpu/distance_transform_kernel.cpp"]
 VARIANTS = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
     VARIANTS |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
-OPERATORS = ["csrc/library.cpp", "csrc/cpu/geo_sums.cpp", "csrc/cpu/geo_ratio.cpp"]
+OPERATORS = [
+    "csrc/library.cpp",
+    "csrc/cpu/instruction_set.cpp",
+    "csrc/cpu/geo_sums.cpp",
+    "csrc/cpu/geo_ratio.cpp",
+    "csrc/cpu/distance_transform.cpp",
+]
 
 
 class BuildOperators(build_ext):
-    """Compiles with the system's C++ compiler, each variant of the kernel with its own flags."""
+    """Compiles with the system's C++ compiler, each variant of the kernels with its own flags."""
 
     def build_extension(self, ext: Extension) -> None:
         torch_dir = Path(torch.__file__).parent
@@ -51,7 +57,7 @@ class BuildOperators(build_ext):
         objects = self.compiler.compile(OPERATORS, str(build), extra_postargs=[*COMPILE_FLAGS, *include])
         for name, flags in VARIANTS.items():
             objects += self.compiler.compile(
-                [KERNEL], str(build / name), extra_postargs=[*COMPILE_FLAGS, *flags, f"-DGEOLOSS_ISA={name}"]
+                KERNELS, str(build / name), extra_postargs=[*COMPILE_FLAGS, *flags, f"-DGEOLOSS_ISA={name}"]
             )
         self.compiler.link_shared_object(
             objects,
@@ -80,7 +86,7 @@ def wants_operators() -> bool:
 
 build = wants_operators()
 setup(
-    ext_modules=[Extension("geoloss_kernels._C", [*OPERATORS, KERNEL], py_limited_api=True)] if build else [],
+    ext_modules=[Extension("geoloss_kernels._C", [*OPERATORS, *KERNELS], py_limited_api=True)] if build else [],
     cmdclass={"build_ext": BuildOperators},
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if build else {},
 )
