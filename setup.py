@@ -85,8 +85,9 @@ def wants_operators() -> bool:
 
 
 build = wants_operators()
+extension = Extension("geoloss_kernels._C", [*OPERATORS, *KERNELS], py_limited_api=True)
 setup(
-    ext_modules=[Extension("geoloss_kernels._C", [*OPERATORS, *KERNELS], py_limited_api=True)] if build else [],
+    ext_modules=[extension] if build else [],
     cmdclass={"build_ext": BuildOperators},
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if build else {},
 )

@@ -11,14 +11,14 @@ enum class Side : int32_t { kForeground, kBoth, kSigned };
 
 struct DistanceParams {
   int64_t N, C, D, H, W;
-  TensorView mask;           // [N, C, D, H, W], nonzero in the foreground
-  double spacing[3];         // along z, y, x
+  TensorView mask;    // [N, C, D, H, W], nonzero in the foreground
+  double spacing[3];  // along z, y, x
   Side side;
-  double without_boundary;   // magnitude of the distance where the other side has no voxel
-  bool fp64;                 // of the distances; else fp32
-  void* distance;            // [N, C, D, H, W], contiguous
-  int64_t* nearest;          // [N, C, D, H, W], contiguous: (z H + y) W + x of the voxel that the distance
-                             // leads to, -1 where there is none; or null
+  double without_boundary;  // magnitude of the distance where the other side has no voxel
+  bool fp64;                // of the distances; else fp32
+  void* distance;           // [N, C, D, H, W], contiguous
+  int64_t* nearest;         // [N, C, D, H, W], contiguous: (z H + y) W + x of the voxel that the distance
+                            // leads to, -1 where there is none; or null
 };
 
 }  // namespace geoloss

@@ -17,8 +17,8 @@ STABLE_TORCH_LIBRARY(geoloss, m) {
       "geo_ratio_backward(Tensor grad_ratio, Tensor sums, float[] numerator, float[] denominator) "
       "-> Tensor");
 
-  // The exact Euclidean distance of each voxel to the nearest one on the other side of the mask's boundary, in
-  // the unit of spacing; side: "foreground", "both" or "signed". dtype is float64 or float32.
+  // The exact Euclidean distance of each voxel to the nearest one on the other side of the mask's boundary,
+  // in the unit of spacing; side: "foreground", "both" or "signed". dtype is float64 or float32.
   m.def(
       "distance_transform(Tensor mask, float[] spacing, str side, float without_boundary, ScalarType dtype) "
       "-> Tensor");

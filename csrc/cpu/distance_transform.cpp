@@ -19,12 +19,7 @@ constexpr int64_t kGroupBytes = 4 * 1024 * 1024;  // of a group's array in betwe
 
 template <class T>
 const DistanceKernel& chosen_kernel() {
-  return of_instruction_set(baseline::distance_kernel<T>
-#if defined(__x86_64__)
-                            ,
-                            avx2::distance_kernel<T>, avx512::distance_kernel<T>
-#endif
-  );
+  return GEOLOSS_OF_INSTRUCTION_SET(distance_kernel<T>);
 }
 
 Side side_of(const std::string& name) {
@@ -34,8 +29,8 @@ Side side_of(const std::string& name) {
   return Side::kSigned;
 }
 
-DistanceParams distance_params(const Tensor& mask, const std::vector<double>& spacing, const std::string& side,
-                               double without_boundary, ScalarType dtype) {
+DistanceParams distance_params(const Tensor& mask, const std::vector<double>& spacing,
+                               const std::string& side, double without_boundary, ScalarType dtype) {
   const int64_t spatial = mask.dim() - 2;
   STD_TORCH_CHECK(spatial == 2 || spatial == 3, "mask: expected [N, C, H, W] or [N, C, D, H, W], got ",
                   shape_text(mask));
@@ -79,8 +74,11 @@ bool transform_group(const DistanceParams& p, const DistanceKernel& kernel, int6
     if (p.nearest) nearest[i] = uninitialised<int32_t>(voxels);
   }
   const auto present = uninitialised<bool>(volumes * p.D * 2);
-  const DistancePlanes planes{
-      first, volumes, {squared[0].get(), squared[1].get()}, {nearest[0].get(), nearest[1].get()}, present.get()};
+  const DistancePlanes planes{first,
+                              volumes,
+                              {squared[0].get(), squared[1].get()},
+                              {nearest[0].get(), nearest[1].get()},
+                              present.get()};
 
   torch::stable::parallel_for(0, volumes * p.D, 1, [&](int64_t begin, int64_t end) {
     const Workspace workspace(kernel.workspace(p));

@@ -1,6 +1,7 @@
 // distance_transform on the CPU: the exact Euclidean distance, axis by axis.
 //
-//   planes   for each plane z: two scans along y count the voxels to the next one of the other class; the lower
+//   planes   for each plane z: two scans along y count the voxels to the next one of the other class; the
+//   lower
 //            envelope of parabolas along x turns the counts into squared distances within the plane
 //   rows     for each row y: the envelope along z of all planes' rows y, the root, the sign
 //
@@ -42,9 +43,7 @@ int64_t pitch(const DistanceParams& p) {
 // Infinite inputs on either side of a line, so that the envelope may look beyond its ends.
 int64_t margin(int64_t length) { return length + kStepsAtOnce; }
 
-bool cubic(const DistanceParams& p) {
-  return p.spacing[0] == p.spacing[1] && p.spacing[1] == p.spacing[2];
-}
+bool cubic(const DistanceParams& p) { return p.spacing[0] == p.spacing[1] && p.spacing[1] == p.spacing[2]; }
 
 // The unit of squared distances: voxels where they are cubic, else mm.
 double voxel_size(const DistanceParams& p, int axis) { return cubic(p) ? 1 : p.spacing[axis]; }
@@ -218,8 +217,9 @@ class PlanePass {
     for (int64_t k = 0; k < kBlockVectors; ++k) {
       const int64_t left = W - x - k * V::kCount;
       // Lanes beyond the row are 0, or their infinity would ask for every step there is.
-      best[k] = left >= V::kCount ? V::load(line + x + k * V::kCount)
-                                  : select(V::first(max(left, 0)), V::load(line + x + k * V::kCount), V(T(0)));
+      best[k] = left >= V::kCount
+                    ? V::load(line + x + k * V::kCount)
+                    : select(V::first(max(left, 0)), V::load(line + x + k * V::kCount), V(T(0)));
       offset[k] = V(T(0));
     }
     const int64_t reach = max(x + kBlock<T> - 1, W - 1 - x);
@@ -233,7 +233,7 @@ class PlanePass {
   const DistanceParams& p;
   const DistancePlanes& out;
   int64_t W, row_pitch;
-  bool* foreground;  // [H, pitch]
+  bool* foreground;      // [H, pitch]
   Count<T>* count_down;  // [H, pitch]
   Count<T>* count_up;    // [pitch]
   T* line;               // [pitch], with a margin of infinity on either side
@@ -401,18 +401,21 @@ size_t workspace(const DistanceParams& p) {
 }
 
 template <class T, bool kNearest>
-void planes_of(const DistanceParams& p, const DistancePlanes& planes, int64_t begin, int64_t end, void* workspace) {
+void planes_of(const DistanceParams& p, const DistancePlanes& planes, int64_t begin, int64_t end,
+               void* workspace) {
   PlanePass<T, kNearest> pass(p, planes, workspace);
   for (int64_t plane = begin; plane < end; ++plane) pass.transform(plane);
 }
 
 template <class T>
-void planes(const DistanceParams& p, const DistancePlanes& planes, int64_t begin, int64_t end, void* workspace) {
+void planes(const DistanceParams& p, const DistancePlanes& planes, int64_t begin, int64_t end,
+            void* workspace) {
   (p.nearest ? planes_of<T, true> : planes_of<T, false>)(p, planes, begin, end, workspace);
 }
 
 template <class T, bool kNearest, class Out>
-bool rows_of(const DistanceParams& p, const DistancePlanes& planes, int64_t begin, int64_t end, void* workspace) {
+bool rows_of(const DistanceParams& p, const DistancePlanes& planes, int64_t begin, int64_t end,
+             void* workspace) {
   RowPass<T, kNearest, Out> pass(p, planes, workspace);
   bool fits = true;
   for (int64_t row = begin; row < end; ++row) fits &= pass.transform(row);
@@ -420,8 +423,11 @@ bool rows_of(const DistanceParams& p, const DistancePlanes& planes, int64_t begi
 }
 
 template <class T>
-bool rows(const DistanceParams& p, const DistancePlanes& planes, int64_t begin, int64_t end, void* workspace) {
-  if (p.fp64) return (p.nearest ? rows_of<T, true, double> : rows_of<T, false, double>)(p, planes, begin, end, workspace);
+bool rows(const DistanceParams& p, const DistancePlanes& planes, int64_t begin, int64_t end,
+          void* workspace) {
+  if (p.fp64)
+    return (p.nearest ? rows_of<T, true, double> : rows_of<T, false, double>)(p, planes, begin, end,
+                                                                              workspace);
   return (p.nearest ? rows_of<T, true, float> : rows_of<T, false, float>)(p, planes, begin, end, workspace);
 }
 

@@ -9,9 +9,9 @@ namespace geoloss::cpu {
 struct DistancePlanes {
   int64_t first_volume;  // n C + c
   int64_t volumes;
-  void* squared[2];    // [volumes, D, H, pitch], distance within the plane; null: not asked for
+  void* squared[2];     // [volumes, D, H, pitch], distance within the plane; null: not asked for
   int32_t* nearest[2];  // the same shape, y W + x of the voxel that it leads to; null: not asked for
-  bool* present;       // [volumes, D, 2]: does the plane have voxels of the class?
+  bool* present;        // [volumes, D, 2]: does the plane have voxels of the class?
 };
 
 // Every thread has its own workspace of zeroed, 64-byte aligned memory.
@@ -28,9 +28,9 @@ struct DistanceKernel {
 
 }  // namespace geoloss::cpu
 
-#define GEOLOSS_DECLARE_VARIANT(isa)           \
-  namespace geoloss::isa {                     \
-  template <class T> /* of the arithmetic */   \
+#define GEOLOSS_DECLARE_VARIANT(isa)            \
+  namespace geoloss::isa {                      \
+  template <class T> /* of the arithmetic */    \
   const cpu::DistanceKernel& distance_kernel(); \
   }
 

@@ -16,12 +16,7 @@ namespace {
 
 template <class T>
 const GeoSumsKernel& chosen_kernel() {
-  return of_instruction_set(baseline::geo_sums_kernel<T>
-#if defined(__x86_64__)
-                        ,
-                        avx2::geo_sums_kernel<T>, avx512::geo_sums_kernel<T>
-#endif
-  );
+  return GEOLOSS_OF_INSTRUCTION_SET(geo_sums_kernel<T>);
 }
 
 const GeoSumsKernel& kernel_for(const GeoSumsParams& params) {

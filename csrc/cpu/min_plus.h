@@ -29,9 +29,7 @@ GEOLOSS_SIMD Words sum(Words a, Words b) {
 GEOLOSS_SIMD bool any_above(Words a, Words b) {
   return _mm512_cmpgt_epu16_mask(__m512i(a.v), __m512i(b.v)) != 0;
 }
-GEOLOSS_SIMD Floats smaller(Floats a, Floats b) {
-  return Floats::Native(_mm512_maskz_min_ps(-1, a.v, b.v));
-}
+GEOLOSS_SIMD Floats smaller(Floats a, Floats b) { return Floats::Native(_mm512_maskz_min_ps(-1, a.v, b.v)); }
 GEOLOSS_SIMD bool any_above(Floats a, Floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ) != 0; }
 GEOLOSS_SIMD Doubles smaller(Doubles a, Doubles b) {
   return Doubles::Native(_mm512_maskz_min_pd(-1, a.v, b.v));

@@ -1,4 +1,4 @@
-"""Distance transforms of masks, for the boundary and the Hausdorff loss, and what follows from the nearest voxel."""
+"""Distance transforms of masks, for the boundary and the Hausdorff loss."""
 
 from geoloss_kernels import _extension
 from geoloss_kernels.distance import _registrations

@@ -63,8 +63,8 @@ def distance_transform_edt(
     but not necessarily scipy's.
 
     Where a mask has no background there is no distance: it is infinite and the index is -1 (scipy measures to
-    a voxel outside of the volume). Likewise, a signed map is infinite without foreground and -infinite without
-    background.
+    a voxel outside of the volume). Likewise, a signed map is infinite without foreground and -infinite
+    without background.
 
     Raises ValueError or TypeError that names the argument.
     """

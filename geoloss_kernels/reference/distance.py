@@ -66,7 +66,7 @@ def distance_transform_with_indices(
 def _to_other_side(
     volume: NDArray[np.bool_], spacing: Sequence[float], without_boundary: float
 ) -> tuple[Tensor, Tensor]:
-    """Distance to the nearest voxel that is False, and its flat index: scipy's, where there is such a voxel."""
+    """Distance to the nearest voxel that is False, and its flat index: scipy's, where there is one."""
     import numpy as np
     from scipy.ndimage import distance_transform_edt
 
