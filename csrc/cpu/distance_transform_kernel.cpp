@@ -215,11 +215,7 @@ class PlanePass {
     using V = Lanes<T>;
     V best[kBlockVectors], offset[kBlockVectors];
     for (int64_t k = 0; k < kBlockVectors; ++k) {
-      const int64_t left = W - x - k * V::kCount;
-      // Lanes beyond the row are 0, or their infinity would ask for every step there is.
-      best[k] = left >= V::kCount
-                    ? V::load(line + x + k * V::kCount)
-                    : select(V::first(max(left, 0)), V::load(line + x + k * V::kCount), V(T(0)));
+      best[k] = start(x + k * V::kCount);
       offset[k] = V(T(0));
     }
     const int64_t reach = max(x + kBlock<T> - 1, W - 1 - x);
@@ -228,6 +224,13 @@ class PlanePass {
       best[k].store(distance + x + k * V::kCount);
       if constexpr (kNearest) offset[k].store(offset_x + x + k * V::kCount);
     }
+  }
+
+  // The line's lanes at x. Those beyond the row are 0, or their infinity would ask for every step there is.
+  GEOLOSS_SIMD Lanes<T> start(int64_t x) const {
+    using V = Lanes<T>;
+    if (W - x >= V::kCount) return V::load(line + x);
+    return W > x ? select(V::first(W - x), V::load(line + x), V(T(0))) : V(T(0));
   }
 
   const DistanceParams& p;
@@ -313,20 +316,17 @@ class RowPass {
     bool some[2] = {false, false};
     for (int i = 0; i < 2; ++i) some[i] = wanted(p, i) && gather(i, volume, y, x);
     const int64_t width = p.W - x < kBlock<T> ? p.W - x : kBlock<T>;
-    bool fits = true;
+    Lanes<T> largest(T(0));
     alignas(64) T square[2][kBlock<T>] = {};
     alignas(64) T offset[2][kBlock<T>] = {};
     for (int64_t z = 0; z < p.D; ++z) {
       for (int i = 0; i < 2; ++i) {
-        if (some[i]) envelope(i, z, square[i], offset[i]);
-      }
-      for (int64_t j = 0; sizeof(T) == 2 && j < width; ++j) {
-        fits &= square[0][j] != kInfinity<T> && square[1][j] != kInfinity<T>;
+        if (some[i]) envelope(i, z, square[i], offset[i], largest);
       }
       write(square, some, width, output(volume, z, y) + x);
       if constexpr (kNearest) write_nearest(square, offset, volume, z, y, x, width);
     }
-    return fits;
+    return sizeof(T) > 2 || !any_above(largest, Lanes<T>(kInfinity<T> - 1));
   }
 
   // The column of blocks at (y, x); whether any of its distances is not 0.
@@ -339,14 +339,14 @@ class RowPass {
       T* to = columns[voxel_class] + z * kBlock<T>;
       for (int64_t k = 0; k < kBlock<T>; k += V::kCount) {
         const V squares = V::load(from + k);
-        largest = select(largest < squares, squares, largest);
+        largest = larger(largest, squares);
         squares.store(to + k);
       }
     }
     return any_above(largest, V(T(0)));
   }
 
-  GEOLOSS_SIMD void envelope(int voxel_class, int64_t z, T* square, T* offsets) const {
+  GEOLOSS_SIMD void envelope(int voxel_class, int64_t z, T* square, T* offsets, Lanes<T>& largest) const {
     using V = Lanes<T>;
     const T* f = columns[voxel_class] + z * kBlock<T>;
     V best[kBlockVectors], offset[kBlockVectors];
@@ -357,6 +357,7 @@ class RowPass {
     lower_to_envelope<kNearest>(f, kBlock<T>, steps, max(z, p.D - 1 - z), best, offset);
     for (int64_t k = 0; k < kBlockVectors; ++k) {
       best[k].store(square + k * V::kCount);
+      largest = larger(largest, best[k]);
       if constexpr (kNearest) offset[k].store(offsets + k * V::kCount);
     }
   }

@@ -73,13 +73,18 @@ GEOLOSS_SIMD bool any_above(Lanes<T> a, Lanes<T> b) {
   return any != 0;
 }
 #endif
+template <class T>
+GEOLOSS_SIMD Lanes<T> larger(Lanes<T> a, Lanes<T> b) {
+  return select(a < b, b, a);
+}
+
 GEOLOSS_SIMD Floats sum(Floats a, Floats b) { return a + b; }
 GEOLOSS_SIMD Doubles sum(Doubles a, Doubles b) { return a + b; }
 
 template <class T, int kVectors>
 GEOLOSS_SIMD bool any_above(const Lanes<T> (&values)[kVectors], T bound) {
   Lanes<T> largest = values[0];
-  for (int k = 1; k < kVectors; ++k) largest = select(largest < values[k], values[k], largest);
+  for (int k = 1; k < kVectors; ++k) largest = larger(largest, values[k]);
   return any_above(largest, Lanes<T>(bound));
 }
 
