@@ -2,15 +2,19 @@
 // arguments first and say more; these hold for whoever calls an operator directly.
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "geo_sums.h"
+#include "stencil.h"
+#include "terms.h"
 
 namespace geoloss {
 
@@ -74,6 +78,11 @@ inline TensorView checked_view(const Tensor& tensor, const char* name, const Ten
   return view_of(tensor, name);
 }
 
+// torch's own goes through the dispatcher for a tensor that is dense already, too.
+inline Tensor dense_of(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
 inline Activation activation_of(const std::string& name) {
   if (name == "none") return Activation::kNone;
   if (name == "sigmoid") return Activation::kSigmoid;
@@ -94,6 +103,32 @@ struct GeoSumsArguments {
   const std::optional<int64_t>& ignore_index;
   bool include_background;
 };
+
+template <class... Terms>
+void list_names(TermList<Terms...>, std::vector<std::string>& names) {
+  (names.push_back(Terms::kName), ...);
+}
+
+// Two terms can have one name, for probabilities and for logits.
+inline const std::vector<std::string>& term_names() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all;
+    list_names(terms::VoxelTerms{}, all);
+    list_names(stencil::StencilTerms{}, all);
+    return all;
+  }();
+  return names;
+}
+
+inline void check_term(const std::string& name) {
+  const std::vector<std::string>& names = term_names();
+  if (std::find(names.begin(), names.end(), name) != names.end()) return;
+  std::string expected;
+  for (const std::string& each : names) {
+    if (expected.find(each + ",") == std::string::npos) expected += each + ", ";
+  }
+  STD_TORCH_CHECK(false, "terms: expected names out of ", expected, "got '", name, "'");
+}
 
 // `terms` must outlive the result, which points into it.
 inline GeoSumsParams params_of(const GeoSumsArguments& a) {
@@ -134,11 +169,43 @@ inline GeoSumsParams params_of(const GeoSumsArguments& a) {
                   " names, got ", a.terms.size());
   p.term_count = static_cast<int64_t>(a.terms.size());
   for (int64_t k = 0; k < p.term_count; ++k) {
+    check_term(a.terms[k]);
     p.terms[k] = a.terms[k].c_str();
     const bool needs_map = a.terms[k].starts_with("map_");
     STD_TORCH_CHECK(!needs_map || a.map.has_value(), "map: the term '", a.terms[k], "' needs one, got none");
   }
   return p;
+}
+
+inline void check_grad_sums(const Tensor& grad_sums, const GeoSumsParams& p) {
+  const bool fp64 = p.input.dtype == DType::kFloat64;
+  const bool fits = grad_sums.dim() == 3 && grad_sums.size(0) == p.N &&
+                    grad_sums.size(1) == p.C - p.first_channel && grad_sums.size(2) == p.term_count &&
+                    grad_sums.scalar_type() == (fp64 ? ScalarType::Double : ScalarType::Float);
+  STD_TORCH_CHECK(fits, "grad_sums: expected the shape and dtype of the sums, got shape ",
+                  shape_text(grad_sums));
+}
+
+inline void check_sums(const Tensor& sums) {
+  STD_TORCH_CHECK(sums.dim() == 3, "sums: expected [N, C, K], got ", shape_text(sums));
+  STD_TORCH_CHECK(sums.scalar_type() == ScalarType::Float || sums.scalar_type() == ScalarType::Double,
+                  "sums: expected float32 or float64");
+}
+
+inline void check_grad_ratio(const Tensor& grad_ratio, const Tensor& sums) {
+  STD_TORCH_CHECK(grad_ratio.dim() == 2 && grad_ratio.size(0) == sums.size(0) &&
+                      grad_ratio.size(1) == sums.size(1) && grad_ratio.scalar_type() == sums.scalar_type(),
+                  "grad_ratio: expected [N, C] of sums' dtype, got ", shape_text(grad_ratio));
+}
+
+// The number of fractions that the rows are.
+inline int64_t check_fractions(int64_t terms, const std::vector<double>& numerator,
+                               const std::vector<double>& denominator) {
+  const size_t row = static_cast<size_t>(terms) + 1;
+  STD_TORCH_CHECK(!numerator.empty() && numerator.size() % row == 0 && numerator.size() == denominator.size(),
+                  "numerator, denominator: expected the same number of rows of K + 1 = ", row,
+                  " numbers, got ", numerator.size(), " and ", denominator.size(), " numbers");
+  return static_cast<int64_t>(numerator.size() / row);
 }
 
 }  // namespace geoloss

@@ -17,6 +17,17 @@ STABLE_TORCH_LIBRARY(geoloss, m) {
       "geo_ratio_backward(Tensor grad_ratio, Tensor sums, float[] numerator, float[] denominator) "
       "-> Tensor");
 
+  // A loss in one call: geo_ratio(geo_sums(...)) [N, C'], and the sums [N, C', K] that it is the ratio of.
+  // Its backward takes these sums, so that input and target are read once more and not twice.
+  m.def(
+      "geo_loss(Tensor input, Tensor target, Tensor? mask, Tensor? map, str[] terms, str activation, "
+      "float[] spacing, int[] axes, int? ignore_index, bool include_background, float[] numerator, "
+      "float[] denominator) -> (Tensor, Tensor)");
+  m.def(
+      "geo_loss_backward(Tensor grad_loss, Tensor sums, Tensor input, Tensor target, Tensor? mask, "
+      "Tensor? map, str[] terms, str activation, float[] spacing, int[] axes, int? ignore_index, "
+      "bool include_background, float[] numerator, float[] denominator) -> Tensor");
+
   // The exact Euclidean distance of each voxel to the nearest one on the other side of the mask's boundary,
   // in the unit of spacing; side: "foreground", "both" or "signed". dtype is float64 or float32.
   m.def(

@@ -12,7 +12,6 @@ namespace geoloss {
 #define GEOLOSS_SCALAR_FUNCTIONS(Scalar)                                                         \
   GEOLOSS_INLINE Scalar select(bool condition, Scalar a, Scalar b) { return condition ? a : b; } \
   GEOLOSS_INLINE Scalar square_root(Scalar x) { return std::sqrt(x); }                           \
-  GEOLOSS_INLINE Scalar reciprocal_square_root(Scalar x) { return 1 / std::sqrt(x); }            \
   GEOLOSS_INLINE Scalar exponential(Scalar x) { return std::exp(x); }                            \
   GEOLOSS_INLINE Scalar logarithm(Scalar x) { return std::log(x); }                              \
   GEOLOSS_INLINE Scalar logarithm_1p(Scalar x) { return std::log1p(x); }
@@ -20,6 +19,30 @@ namespace geoloss {
 GEOLOSS_SCALAR_FUNCTIONS(float)
 GEOLOSS_SCALAR_FUNCTIONS(double)
 #undef GEOLOSS_SCALAR_FUNCTIONS
+
+// A GPU divides and takes roots in software; its estimates are good to 1 or 2 ulp.
+GEOLOSS_INLINE float reciprocal_square_root(float x) {
+#if defined(__CUDA_ARCH__)
+  return rsqrtf(x);
+#else
+  return 1 / std::sqrt(x);
+#endif
+}
+GEOLOSS_INLINE double reciprocal_square_root(double x) { return 1 / std::sqrt(x); }
+
+// x < 2^126.
+GEOLOSS_INLINE float reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+  return __fdividef(1.0f, x);
+#else
+  return 1 / x;
+#endif
+}
+
+template <class Value>
+GEOLOSS_INLINE Value reciprocal(Value x) {
+  return Value(1) / x;
+}
 
 // Each comparison with NaN is false, so the functions below hand a NaN on.
 
@@ -46,7 +69,7 @@ GEOLOSS_INLINE Value softplus(Value x) {
 
 template <class Value>
 GEOLOSS_INLINE Value sigmoid(Value x) {
-  return Value(1) / (Value(1) + exponential(-x));
+  return reciprocal(Value(1) + exponential(-x));
 }
 
 }  // namespace geoloss

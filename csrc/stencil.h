@@ -7,6 +7,7 @@
 
 #include "macros.h"
 #include "math.h"
+#include "term_list.h"
 
 namespace geoloss::stencil {
 
@@ -131,5 +132,60 @@ GEOLOSS_INLINE Value masked_laplacian(const Neighbourhood<Value>& u, const Neigh
           scale.y * (valid.y_next * (u.y_next - u.centre) + valid.y_previous * (u.y_previous - u.centre)) +
           scale.z * (valid.z_next * (u.z_next - u.centre) + valid.z_previous * (u.z_previous - u.centre)));
 }
+
+template <class V>
+GEOLOSS_INLINE PerAxis<V> multiply(const PerAxis<V>& a, const PerAxis<V>& b) {
+  return {a.x * b.x, a.y * b.y, a.z * b.z};
+}
+
+// The stencil terms of the formula, by name: Ψ(D e) with the error e = s - g, and |e| ψ with ψ = |Δg|, and
+// + |Δs| where two-sided; kSigned leaves the bars of Δ away.
+
+template <class Operator_, class Norm_>
+struct FirstOrder {
+  using Operator = Operator_;
+  using Norm = Norm_;
+};
+
+template <bool kTwoSided_, bool kSigned_>
+struct SecondOrder {
+  static constexpr bool kTwoSided = kTwoSided_, kSigned = kSigned_;
+};
+
+struct FirstOrderForwardL2 : FirstOrder<ForwardDifference, L2> {
+  static constexpr const char* kName = "first_order_forward_l2";
+};
+struct FirstOrderForwardL2Squared : FirstOrder<ForwardDifference, L2Squared> {
+  static constexpr const char* kName = "first_order_forward_l2_squared";
+};
+struct FirstOrderForwardL1 : FirstOrder<ForwardDifference, L1> {
+  static constexpr const char* kName = "first_order_forward_l1";
+};
+struct FirstOrderCentralL2 : FirstOrder<CentralDifference, L2> {
+  static constexpr const char* kName = "first_order_central_l2";
+};
+struct FirstOrderCentralL2Squared : FirstOrder<CentralDifference, L2Squared> {
+  static constexpr const char* kName = "first_order_central_l2_squared";
+};
+struct FirstOrderCentralL1 : FirstOrder<CentralDifference, L1> {
+  static constexpr const char* kName = "first_order_central_l1";
+};
+struct SecondOrderOneSided : SecondOrder<false, false> {
+  static constexpr const char* kName = "second_order";
+};
+struct SecondOrderOneSidedSigned : SecondOrder<false, true> {
+  static constexpr const char* kName = "second_order_signed";
+};
+struct SecondOrderTwoSided : SecondOrder<true, false> {
+  static constexpr const char* kName = "second_order_two_sided";
+};
+struct SecondOrderTwoSidedSigned : SecondOrder<true, true> {
+  static constexpr const char* kName = "second_order_two_sided_signed";
+};
+
+using StencilTerms =
+    TermList<FirstOrderForwardL2, FirstOrderForwardL2Squared, FirstOrderForwardL1, FirstOrderCentralL2,
+             FirstOrderCentralL2Squared, FirstOrderCentralL1, SecondOrderOneSided, SecondOrderOneSidedSigned,
+             SecondOrderTwoSided, SecondOrderTwoSidedSigned>;
 
 }  // namespace geoloss::stencil

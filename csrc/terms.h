@@ -12,6 +12,7 @@
 
 #include "macros.h"
 #include "math.h"
+#include "term_list.h"
 
 namespace geoloss::terms {
 
@@ -190,9 +191,6 @@ struct MapSquaredError {
     return SquaredError::slope(v) * v.map();
   }
 };
-
-template <class... Terms>
-struct TermList {};
 
 using VoxelTerms =
     TermList<Count, Prediction, Target, Intersection, PredictionSquared, TargetSquared, AbsoluteError,

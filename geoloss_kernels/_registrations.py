@@ -1,39 +1,55 @@
 """What the operators need beside their kernels: shapes, derivatives and batching, for the dispatcher.
 
+It is the same for every library of the operators: the compiled one, and those that are written in Python.
+
 Under autocast the operators take half-precision tensors as they are: they compute in float32 anyway, and a
 cast would only cost memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd, register_fake, register_vmap
+from torch._C import _any_requires_grad, _are_functorch_transforms_active, _AutoDispatchBelowAutograd
+from torch._ops import OpOverload
+from torch.autograd import Function
+from torch.library import Library, register_fake, register_vmap
 
 Context = Any
 VmapInfo = Any
 
 
-def register() -> None:
-    """Register everything; the library has to be loaded."""
-    register_fake("geoloss::geo_sums", _fake_sums)
-    register_fake("geoloss::geo_sums_backward", _fake_sums_backward)
-    register_fake("geoloss::geo_ratio", lambda sums, numerator, denominator: sums.new_empty(sums.shape[:2]))
-    register_fake(
-        "geoloss::geo_ratio_backward",
-        lambda grad_ratio, sums, numerator, denominator: sums.new_empty(sums.shape),
-    )
-    register_autograd("geoloss::geo_sums", _differentiate_sums, setup_context=_save_sums)
-    register_autograd("geoloss::geo_ratio", _differentiate_ratio, setup_context=_save_ratio)
-    for operator in ("geo_sums", "geo_ratio"):
-        register_autograd(f"geoloss::{operator}_backward", _refuse_double_backward(operator))
-    register_vmap("geoloss::geo_sums", _batch_sums)
-    register_vmap("geoloss::geo_sums_backward", _batch_sums_backward)
-    register_vmap("geoloss::geo_ratio", _batch_ratio)
-    register_vmap("geoloss::geo_ratio_backward", _batch_ratio_backward)
+class Operators(NamedTuple):
+    """What a backend computes losses with; positional arguments, as in the operators' schemas."""
+
+    geo_loss: Callable[..., tuple[Tensor, Tensor]]
+    geo_sums: Callable[..., Tensor]
+    geo_ratio: Callable[..., Tensor]
+
+
+_libraries: list[Library] = []  # a registration lasts as long as its library
+
+
+def register(namespace: str) -> Operators:
+    """Register everything for the operators of ``namespace``, and return them as eager code calls them.
+
+    The library has to be loaded or, if it is written in Python, defined by `torch.library.Library.define`.
+    """
+    library = Library(namespace, "IMPL")
+    _libraries.append(library)
+    overloads = {name: getattr(getattr(torch.ops, namespace), name).default for name in _FAKES}
+    for name, overload in overloads.items():
+        register_fake(f"{namespace}::{name}", _FAKES[name])
+        register_vmap(f"{namespace}::{name}", _batched(overload))
+    calls = {}
+    for name in Operators._fields:
+        backward = overloads[f"{name}_backward"]
+        derivative = _with_derivative(library, backward, _refuse_double_backward(backward, name))
+        calls[name] = _with_derivative(library, overloads[name], _derivative(overloads[name], derivative))
+    return Operators(**calls)
 
 
 def _fake_sums(
@@ -53,75 +69,120 @@ def _fake_sums(
     return input.new_empty((input.shape[0], channels, len(terms)), dtype=dtype)
 
 
-def _fake_sums_backward(grad_sums: Tensor, input: Tensor, *arguments: Any) -> Tensor:
-    return torch.empty_like(input)
+def _fake_ratio(sums: Tensor, numerator: Sequence[float], denominator: Sequence[float]) -> Tensor:
+    return sums.new_empty(sums.shape[:2])
 
 
-def _save_sums(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.options = inputs[4:]
+def _fake_loss(*arguments: Any) -> tuple[Tensor, Tensor]:
+    sums = _fake_sums(*arguments[:-2])
+    return _fake_ratio(sums, *arguments[-2:]), sums
 
 
-def _differentiate_sums(ctx: Context, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
-    constants = {"target": 1, "mask": 2, "map": 3}
-    for name, position in constants.items():
-        if ctx.needs_input_grad[position]:
+_FAKES: dict[str, Callable[..., Any]] = {
+    "geo_sums": _fake_sums,
+    "geo_sums_backward": lambda *arguments: torch.empty_like(arguments[1]),
+    "geo_ratio": _fake_ratio,
+    "geo_ratio_backward": lambda grad_ratio, sums, *weights: sums.new_empty(sums.shape),
+    "geo_loss": _fake_loss,
+    "geo_loss_backward": lambda *arguments: torch.empty_like(arguments[2]),
+}
+
+
+def _tensor_names(operator: OpOverload) -> list[str]:
+    """The names of the operator's tensor arguments, which come before all others."""
+    return [each.name for each in operator._schema.arguments if "Tensor" in str(each.type)]
+
+
+def _with_derivative(
+    library: Library, operator: OpOverload, derivative: type[Function]
+) -> Callable[..., Any]:
+    """Register ``derivative``; the result calls ``operator`` and skips the dispatcher where it can.
+
+    To get to a kernel that is written in Python, such as this one, the dispatcher turns every argument into
+    an object of C++ and back. That takes longer than the pass over a small volume, and compilers and
+    function transforms alone need it.
+    """
+    tensors = len(_tensor_names(operator))
+
+    def kernel(*arguments: Any) -> Any:
+        if torch.is_grad_enabled() and _any_requires_grad(*arguments[:tensors]):
+            return derivative.apply(arguments[tensors:], *arguments[:tensors])
+        with _AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or _are_functorch_transforms_active():
+            return operator(*arguments)
+        return kernel(*arguments)
+
+    library.impl(operator, kernel, "Autograd")
+    return call
+
+
+def _derivative(operator: OpOverload, backward: Callable[..., Tensor]) -> type[Function]:
+    """The derivative of the operator's first result in its first argument.
+
+    ``backward`` takes the arriving gradient, the other results and the operator's arguments.
+    """
+    _, *constants = _tensor_names(operator)
+
+    class Derivative(Function):
+        @staticmethod
+        def forward(ctx: Context, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+            with _AutoDispatchBelowAutograd():
+                result = operator(*tensors, *options)
+            by_products = result[1:] if isinstance(result, tuple) else ()
+            ctx.options = options
+            ctx.save_for_backward(*by_products, *tensors)
+            ctx.mark_non_differentiable(*by_products)
+            ctx.set_materialize_grads(False)
+            return result
+
+        @staticmethod
+        def backward(ctx: Context, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+            for name, needed in zip(constants, ctx.needs_input_grad[2:], strict=True):
+                if needed:
+                    raise RuntimeError(
+                        f"{name}: expected a tensor without gradient, since the fused losses differentiate "
+                        'in input alone; detach it, or use geoloss_kernels.use_backend("reference")'
+                    )
+            slope = None if gradient is None else backward(gradient, *ctx.saved_tensors, *ctx.options)
+            return None, slope, *[None] * len(constants)
+
+    return Derivative
+
+
+def _refuse_double_backward(operator: OpOverload, name: str) -> type[Function]:
+    """``operator``, the backward of the operator ``name``, without a derivative of its own."""
+
+    class Refusal(Function):
+        @staticmethod
+        def forward(ctx: Context, options: tuple[Any, ...], *tensors: Tensor | None) -> Tensor:
+            with _AutoDispatchBelowAutograd():
+                return operator(*tensors, *options)
+
+        @staticmethod
+        def backward(ctx: Context, *gradients: Tensor) -> None:
             raise RuntimeError(
-                f"{name}: expected a tensor without gradient, since the fused losses differentiate in input "
-                f'alone; detach it, or use geoloss_kernels.use_backend("reference")'
+                f"{name} has no second derivative; use geoloss_kernels.use_backend("
+                '"reference") for losses that are differentiated twice'
             )
-    grad_input = torch.ops.geoloss.geo_sums_backward(grad_sums, *ctx.saved_tensors, *ctx.options)
-    return (grad_input, *[None] * 9)
+
+    return Refusal
 
 
-def _save_ratio(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-    sums, ctx.numerator, ctx.denominator = inputs
-    ctx.save_for_backward(sums)
+def _batched(operator: OpOverload) -> Callable[..., Any]:
+    """The rule of vmap: the batch is folded into N, and taken out of it again."""
+    tensors = len(_tensor_names(operator))
 
+    def rule(info: VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        folded = _fold_batch(info, in_dims, arguments[:tensors])
+        result = operator(*folded, *arguments[tensors:])
+        if isinstance(result, Tensor):
+            return _unfold_batch(info, result), 0
+        return tuple(_unfold_batch(info, each) for each in result), (0,) * len(result)
 
-def _differentiate_ratio(ctx: Context, grad_ratio: Tensor) -> tuple[Tensor, None, None]:
-    (sums,) = ctx.saved_tensors
-    return torch.ops.geoloss.geo_ratio_backward(grad_ratio, sums, ctx.numerator, ctx.denominator), None, None
-
-
-def _refuse_double_backward(operator: str) -> Any:
-    def refuse(ctx: Context, *gradients: Tensor) -> None:
-        raise RuntimeError(
-            f"{operator} has no second derivative; use geoloss_kernels.use_backend("
-            '"reference") for losses that are differentiated twice'
-        )
-
-    return refuse
-
-
-def _batch_sums(info: VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-    tensors, options = arguments[:4], arguments[4:]
-    folded = _fold_batch(info, in_dims, tensors)
-    sums = torch.ops.geoloss.geo_sums(*folded, *options)
-    return sums.unflatten(0, (info.batch_size, -1)), 0
-
-
-def _batch_sums_backward(
-    info: VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any
-) -> tuple[Tensor, int]:
-    tensors, options = arguments[:5], arguments[5:]
-    folded = _fold_batch(info, in_dims, tensors)
-    grad_input = torch.ops.geoloss.geo_sums_backward(*folded, *options)
-    return grad_input.unflatten(0, (info.batch_size, -1)), 0
-
-
-def _batch_ratio(
-    info: VmapInfo, in_dims: tuple[int | None, ...], sums: Tensor, *weights: Any
-) -> tuple[Tensor, int]:
-    (folded,) = _fold_batch(info, in_dims, (sums,))
-    return torch.ops.geoloss.geo_ratio(folded, *weights).unflatten(0, (info.batch_size, -1)), 0
-
-
-def _batch_ratio_backward(
-    info: VmapInfo, in_dims: tuple[int | None, ...], grad_ratio: Tensor, sums: Tensor, *weights: Any
-) -> tuple[Tensor, int]:
-    folded = _fold_batch(info, in_dims, (grad_ratio, sums))
-    return torch.ops.geoloss.geo_ratio_backward(*folded, *weights).unflatten(0, (info.batch_size, -1)), 0
+    return rule
 
 
 def _fold_batch(
@@ -137,3 +198,7 @@ def _fold_batch(
         else:
             folded.append(tensor.movedim(dim, 0).flatten(0, 1))
     return folded
+
+
+def _unfold_batch(info: VmapInfo, tensor: Tensor) -> Tensor:
+    return tensor.unflatten(0, (info.batch_size, -1))

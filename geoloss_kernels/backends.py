@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -12,15 +11,15 @@ import torch
 from torch import Tensor
 
 from geoloss_kernels import _extension, _registrations, reference
-
-GeoSums = Callable[..., Tensor]
-GeoRatio = Callable[..., Tensor]
+from geoloss_kernels._registrations import Operators
+from geoloss_kernels.reference import ratio
 
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 
+_operators = {"reference": Operators(ratio.geo_loss, reference.geo_sums, reference.geo_ratio)}
 _OPERATORS_MISSING = _extension.reason_missing()
 if _OPERATORS_MISSING is None:
-    _registrations.register()
+    _operators["cpu"] = _registrations.register("geoloss")
 
 _REASONS: dict[str, str | None] = {
     "cpu": _OPERATORS_MISSING,
@@ -112,11 +111,9 @@ def _say_once(device: str) -> None:
     )
 
 
-def operators(input: Tensor) -> tuple[GeoSums, GeoRatio]:
-    """``geo_sums`` and ``geo_ratio`` of the backend for ``input``."""
-    if choose(input) == "reference":
-        return reference.geo_sums, reference.geo_ratio
-    return torch.ops.geoloss.geo_sums, torch.ops.geoloss.geo_ratio
+def operators(input: Tensor) -> Operators:
+    """``geo_loss``, ``geo_sums`` and ``geo_ratio`` of the backend for ``input``."""
+    return _operators[choose(input)]
 
 
 def build_info() -> dict[str, Any]:

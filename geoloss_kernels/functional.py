@@ -123,8 +123,8 @@ def evaluate(
     )
     mask, ignore_index = resolve_ignore_index(target, mask, options.ignore_index)
     dimensions = input.ndim - 2
-    geo_sums, geo_ratio = backends.operators(input)
-    sums = geo_sums(
+    operators = backends.operators(input)
+    arguments = (
         input,
         target,
         mask,
@@ -137,8 +137,10 @@ def evaluate(
         include_background,
     )
     if options.batch:
-        sums = sums.sum(0, keepdim=True)
-    loss = geo_ratio(sums, formula.numerator, formula.denominator)
+        sums = operators.geo_sums(*arguments).sum(0, keepdim=True)
+        loss = operators.geo_ratio(sums, formula.numerator, formula.denominator)
+    else:
+        loss, _ = operators.geo_loss(*arguments, formula.numerator, formula.denominator)
     if weight is not None and loss.shape[1] > 1:
         loss = loss * channel_weights(weight, loss)
     return reduce_loss(loss, options.reduction, dimensions)

@@ -301,8 +301,7 @@ def compute(geo_sums: Callable[..., Tensor], arguments: Arguments) -> Result:
 def compute_with(backend: str, arguments: Arguments) -> Result:
     """`compute` by a backend's own operator."""
     with use_backend(backend):
-        geo_sums, _ = backends.operators(arguments.input)
-        return compute(geo_sums, arguments)
+        return compute(backends.operators(arguments.input).geo_sums, arguments)
 
 
 def assert_backend_matches_reference(backend: str, case: Case) -> None:

@@ -84,7 +84,7 @@ class TestArrivingGradients:
     @pytest.mark.parametrize("layout", ["expanded", "transposed", "strided"])
     def test_gradient_of_the_sums_in_any_layout(self, backend, layout):
         logits, target = logits_and_target(backend, 2, 3, 4, 5)
-        geo_sums, _ = backends.operators(logits)
+        geo_sums = backends.operators(logits).geo_sums
         terms = ["intersection", "first_order_forward_l2", "prediction"]
         sums = geo_sums(logits, target, None, None, terms, "sigmoid", [1.0, 1.0], [0, 1], None, True)
         given = {
@@ -99,12 +99,29 @@ class TestArrivingGradients:
 
     def test_gradient_of_the_ratio_in_any_layout(self, backend):
         sums = torch.rand(3, 2, 2, dtype=torch.float64, device=DEVICES[backend]).requires_grad_()
-        _, geo_ratio = backends.operators(sums)
+        geo_ratio = backends.operators(sums).geo_ratio
         ratio = geo_ratio(sums, [1.0, 0.0, 0.5], [0.0, 1.0, 0.5])
         given = torch.randn(2, 3).to(sums).t()
         (ours,) = torch.autograd.grad(ratio, sums, given, retain_graph=True)
         (dense,) = torch.autograd.grad(ratio, sums, given.contiguous())
         assert torch.equal(ours, dense)
+
+    def test_no_gradient(self, backend):
+        """A gradient that autograd leaves undefined reaches the input as none."""
+
+        class Undefined(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, loss: Tensor) -> Tensor:
+                return loss.clone()
+
+            @staticmethod
+            def backward(ctx: Any, gradient: Tensor) -> None:
+                return None
+
+        logits, target = logits_and_target(backend, 1, 1, 3, 4)
+        loss = gk.DiceFOGLoss(sigmoid=True, reduction="none")(logits, target)
+        Undefined.apply(loss).sum().backward()
+        assert logits.grad is None
 
     def test_scaled_and_accumulated(self, backend):
         logits, target = logits_and_target(backend, 1, 1, 3, 4)
@@ -156,16 +173,24 @@ class TestRefusals:
         with pytest.raises(RuntimeError, match=r"no second derivative; use .*use_backend\(\"reference\"\)"):
             slope.square().sum().backward()
 
-    def test_double_backward_of_each_operator(self, backend):
+    @pytest.mark.parametrize("from_dispatcher", [False, True])
+    @pytest.mark.parametrize("name", ["geo_sums", "geo_ratio", "geo_loss"])
+    def test_double_backward_of_each_operator(self, backend, name, from_dispatcher):
         logits, target = logits_and_target(backend, 1, 1, 3, 4)
-        geo_sums, geo_ratio = backends.operators(logits)
-        sums = geo_sums(logits, target, None, None, ["intersection"], "none", [1.0, 1.0], [0], None, True)
-        (slope,) = torch.autograd.grad(sums.sum(), logits, create_graph=True)
-        with pytest.raises(RuntimeError, match="geo_sums has no second derivative"):
-            slope.sum().backward()
-        leaf = torch.rand(1, 1, 1, dtype=torch.float64, device=logits.device).requires_grad_()
-        (slope,) = torch.autograd.grad(geo_ratio(leaf, [1.0, 0.0], [1.0, 1.0]).sum(), leaf, create_graph=True)
-        with pytest.raises(RuntimeError, match="geo_ratio has no second derivative"):
+        operators = torch.ops.geoloss if from_dispatcher else backends.operators(logits)
+        options = (["intersection"], "none", [1.0, 1.0], [0], None, True)
+        weights = ([1.0, 0.0], [1.0, 1.0])
+        leaf = logits.detach()[..., :1, 0] if name == "geo_ratio" else logits.detach()
+        leaf.requires_grad_()
+        arguments = {
+            "geo_sums": (target, None, None, *options),
+            "geo_ratio": weights,
+            "geo_loss": (target, None, None, *options, *weights),
+        }[name]
+        result = getattr(operators, name)(leaf, *arguments)
+        result = result[0] if name == "geo_loss" else result
+        (slope,) = torch.autograd.grad(result.sum(), leaf, create_graph=True)
+        with pytest.raises(RuntimeError, match=f"{name} has no second derivative"):
             slope.sum().backward()
 
     def test_the_reference_has_a_second_derivative(self):

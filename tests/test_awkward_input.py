@@ -430,6 +430,11 @@ class TestErrorsOfTheOperators:
             torch.ops.geoloss.geo_sums(**{**arguments, **changed})
         with pytest.raises(RuntimeError, match=message):
             torch.ops.geoloss.geo_sums_backward(volume(2, 1, 1), **{**arguments, **changed})
+        given = {**arguments, **changed, "numerator": [1.0, 0.0], "denominator": [0.0, 1.0]}
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.geoloss.geo_loss(**given)
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.geoloss.geo_loss_backward(volume(2, 1), volume(2, 1, 1), **given)
 
     @pytest.mark.parametrize(
         "grad_sums", [volume(2, 1), volume(2, 1, 2), volume(1, 1, 1), volume(2, 1, 1, dtype=torch.float64)]
@@ -456,6 +461,20 @@ class TestErrorsOfTheOperators:
             torch.ops.geoloss.geo_ratio(sums, numerator, denominator)
         with pytest.raises(RuntimeError, match=message):
             torch.ops.geoloss.geo_ratio_backward(volume(2, 1), sums, numerator, denominator)
+
+    @pytest.mark.parametrize(
+        ("message", "grad_loss", "sums", "numerator"),
+        [
+            ("expected .* K \\+ 1 = 2 numbers, got 3 and 2", volume(2, 1), volume(2, 1, 1), [1.0] * 3),
+            (r"grad_ratio: expected \[N, C\] of sums' dtype", volume(2), volume(2, 1, 1), [1.0] * 2),
+            ("grad_sums: expected the shape and dtype of the sums", volume(1, 1), volume(1, 1, 1), [1.0] * 2),
+        ],
+    )  # fmt: skip
+    def test_gradient_of_the_loss(self, message, grad_loss, sums, numerator):
+        x = volume(*PLAIN)
+        options = (["count"], "none", [1.0, 1.0], [0], None, True, numerator, [1.0] * 2)
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.geoloss.geo_loss_backward(grad_loss, sums, x, x, None, None, *options)
 
     def test_gradient_of_the_ratio(self):
         for grad_ratio in (volume(2), volume(2, 2), volume(2, 1, dtype=torch.float64)):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import geoloss_kernels as gk
-from geoloss_kernels import backends, reference
+from geoloss_kernels import backends
 
 PACKAGE = Path(gk.__file__).parent
 NAMES = ("cpu", "cuda", "triton", "reference")
@@ -55,8 +55,9 @@ class Calls:
 
 @pytest.fixture
 def reference_calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    calls = Calls(reference.geo_sums)
-    monkeypatch.setattr(reference, "geo_sums", calls)
+    operators = backends._operators["reference"]
+    calls = Calls(operators.geo_loss)
+    monkeypatch.setitem(backends._operators, "reference", operators._replace(geo_loss=calls))
     return calls
 
 

@@ -35,9 +35,9 @@ def peak(function):
 torch.set_num_threads(2)
 loss = getattr(gk, sys.argv[2])(sigmoid=True)
 with gk.use_backend(sys.argv[1]):
-    for _ in range(3):  # threads and allocators come into being
-        small = torch.randn(1, 1, 20, 20, 20, requires_grad=True)
-        loss(small, torch.ones(1, 1, 20, 20, 20)).backward()
+    for _ in range(3):  # threads and allocators come into being, code is loaded
+        small = torch.randn(2, 1, 20, 20, 20, requires_grad=True)
+        loss(small, torch.ones(2, 1, 20, 20, 20)).backward()
     logits = torch.randn({VOLUME}).requires_grad_()
     target = (torch.rand({VOLUME}) > 0.7).float()
     before = status("VmRSS")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from numerics import (
     ACTIVATIONS,
+    DEVICES,
     DTYPES,
     INTEGERS,
     LAYOUTS,
@@ -27,7 +28,7 @@ from numerics import (
     sample_cases,
 )
 
-from geoloss_kernels import build_info, formulas
+from geoloss_kernels import backends, build_info, formulas, use_backend
 
 MIXED = ("first_order_forward_l2", "second_order_two_sided", "squared_error", "map_prediction")
 LOSSES = {
@@ -173,6 +174,40 @@ class TestCorners:
         arguments = replace(case, ignore_index=-1).arguments("cpu")
         assert (arguments.target == 127).any()
         assert_backend_matches_reference(backend, replace(case, ignore_index=-1))
+
+
+class TestLossOperator:
+    """`geo_loss` is `geo_ratio` of `geo_sums`, bit for bit, for the dispatcher and as the losses call it."""
+
+    @pytest.mark.parametrize("from_dispatcher", [False, True])
+    @pytest.mark.parametrize("case", sample_cases(60, seed=1), ids=by_case)
+    def test_composition(self, backend, case, from_dispatcher):
+        arguments = case.arguments(DEVICES[backend])
+        operators = torch.ops.geoloss if from_dispatcher else backends.operators(arguments.input)
+        self.assert_composition(operators.geo_loss, operators.geo_sums, operators.geo_ratio, arguments)
+
+    def test_composition_of_the_reference(self):
+        for case in sample_cases(20, seed=2):
+            with use_backend("reference"):
+                arguments = case.arguments("cpu")
+                self.assert_composition(*backends.operators(arguments.input), arguments)
+
+    def assert_composition(self, geo_loss, geo_sums, geo_ratio, arguments):
+        row = torch.linspace(0.5, 2, len(arguments.terms) + 1).tolist()
+        weights = ([*row, *row[::-1]], [*([1.0] * len(row)), *row])
+        leaf = arguments.input.detach().requires_grad_()
+        loss, sums = geo_loss(leaf, *arguments[1:], *weights)
+        expected_sums = geo_sums(leaf, *arguments[1:])
+        expected = geo_ratio(expected_sums, *weights)
+        assert torch.equal(sums, expected_sums)
+        assert torch.equal(loss, expected)
+        assert not sums.requires_grad
+        with torch.no_grad():
+            assert torch.equal(geo_loss(leaf, *arguments[1:], *weights)[0], expected)
+        if expected.requires_grad:
+            given = torch.randn(expected.shape, dtype=torch.float64).to(expected)
+            (ours,), (theirs,) = (torch.autograd.grad(each, leaf, given) for each in (loss, expected))
+            assert torch.equal(ours, theirs)
 
 
 def instruction_sets() -> dict[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -62,6 +63,25 @@ class TestOpcheck:
     def test_ratio_backward(self, backend, dtype):
         sums = torch.rand(2, 3, 3, dtype=dtype, device=DEVICES[backend])
         opcheck(OPERATORS.geo_ratio_backward.default, (torch.rand_like(sums[..., 0]), sums, *WEIGHTS))
+
+    @pytest.mark.parametrize("name", sums_cases())
+    def test_loss(self, backend, name):
+        arguments = sums_cases()[name].arguments(DEVICES[backend])
+        leaf = arguments.input.detach().requires_grad_()
+        opcheck(OPERATORS.geo_loss.default, (leaf, *arguments[1:], *weights_for(arguments.terms)))
+
+    @pytest.mark.parametrize("name", sums_cases())
+    def test_loss_backward(self, backend, name):
+        arguments = sums_cases()[name].arguments(DEVICES[backend])
+        weights = weights_for(arguments.terms)
+        loss, sums = OPERATORS.geo_loss(*arguments, *weights)
+        opcheck(OPERATORS.geo_loss_backward.default, (torch.rand_like(loss), sums, *arguments, *weights))
+
+
+def weights_for(terms: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Two fractions of the sums: numerators and denominators."""
+    row = [0.5 + k for k in range(len(terms) + 1)]
+    return [*row, *row[::-1]], [*([1.0] * len(row)), *row]
 
 
 def volumes(backend: str, *shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -176,6 +196,26 @@ class TestFunctionTransforms:
         alone = torch.stack([self.LOSS(x, g) for x, g in zip(logits, target, strict=True)])
         assert torch.equal(together, alone)
 
+    def test_vmap_of_a_loss_over_the_batch(self, backend):
+        """Which calls `geo_sums` and `geo_ratio` one by one."""
+        logits, target = self.batch(backend)
+        loss = gk.DiceFOGLoss(sigmoid=True, batch=True)
+        alone = torch.stack([loss(x, g) for x, g in zip(logits, target, strict=True)])
+        assert torch.equal(torch.vmap(loss)(logits, target), alone)
+
+    @pytest.mark.parametrize("batch", [False, True])
+    def test_gradients_of_every_value_at_once(self, backend, batch):
+        """Vectorised, the backward operators are called under vmap."""
+        logits, target = volumes(backend, 2, 3, 4, 5, dtype=torch.float64)
+        loss = gk.DiceFOGLoss(sigmoid=True, reduction="none", batch=batch)
+
+        def jacobian(vectorize: bool) -> Any:
+            return torch.autograd.functional.jacobian(lambda x: loss(x, target), logits, vectorize=vectorize)
+
+        one_by_one = jacobian(vectorize=False)
+        assert torch.equal(jacobian(vectorize=True), one_by_one)
+        assert one_by_one.count_nonzero() > 0
+
     @pytest.mark.parametrize("in_dims", [(0, None), (None, 0), (2, 2), (1, 0)], ids=str)
     def test_vmap_over_other_dimensions(self, backend, in_dims):
         logits, target = self.batch(backend)
@@ -227,14 +267,20 @@ class TestFakeTensors:
             slope = OPERATORS.geo_sums_backward(sums, x, g, None, None, *options)
             ratio = OPERATORS.geo_ratio(sums, *WEIGHTS)
             sums_slope = OPERATORS.geo_ratio_backward(ratio, sums, *WEIGHTS)
+            loss, loss_sums = OPERATORS.geo_loss(x, g, None, None, *options, *WEIGHTS)
+            loss_slope = OPERATORS.geo_loss_backward(loss, sums, x, g, None, None, *options, *WEIGHTS)
         expected = reference.geo_sums(
             torch.zeros(2, 3, 4, 5, dtype=dtype), torch.zeros(2, 1, 4, 5), None, None, *options
         )
         assert (sums.shape, sums.dtype) == (expected.shape, expected.dtype)
-        assert (slope.shape, slope.dtype, slope.stride()) == (x.shape, x.dtype, x.stride())
-        assert (ratio.shape, ratio.dtype) == (expected.shape[:2], expected.dtype)
-        assert (sums_slope.shape, sums_slope.dtype) == (sums.shape, sums.dtype)
-        assert {tensor.device.type for tensor in (sums, slope, ratio, sums_slope)} == {device}
+        for each in (slope, loss_slope):
+            assert (each.shape, each.dtype, each.stride()) == (x.shape, x.dtype, x.stride())
+        for each in (ratio, loss):
+            assert (each.shape, each.dtype) == (expected.shape[:2], expected.dtype)
+        for each in (sums_slope, loss_sums):
+            assert (each.shape, each.dtype) == (sums.shape, sums.dtype)
+        results = (sums, slope, ratio, sums_slope, loss, loss_sums, loss_slope)
+        assert {tensor.device.type for tensor in results} == {device}
 
     def test_a_loss_on_meta_tensors(self):
         x, g = (

@@ -133,7 +133,7 @@ class TestHalfPrecision:
         volume = torch.zeros_like(numbers).requires_grad_()
         given = arguments(volume, numbers, "intersection", "none", backend)
         with use_backend(backend):
-            sums = backends.operators(volume)[0](volume, *given[1:])
+            sums = backends.operators(volume).geo_sums(volume, *given[1:])
             (slope,) = torch.autograd.grad(sums, volume, torch.ones_like(sums))
         torch.testing.assert_close(slope, numbers, rtol=0, atol=0, equal_nan=True)
 
@@ -149,6 +149,6 @@ class TestHalfPrecision:
         volumes = torch.zeros(len(wanted), 1, 1, 1, dtype=dtype, device=wanted.device).requires_grad_()
         given = arguments(volumes, torch.zeros_like(volumes), "prediction", "none", backend)
         with use_backend(backend):
-            sums = backends.operators(volumes)[0](volumes, *given[1:])
+            sums = backends.operators(volumes).geo_sums(volumes, *given[1:])
             (slope,) = torch.autograd.grad(sums, volumes, wanted.view(-1, 1, 1))
         torch.testing.assert_close(slope.flatten(), wanted.to(dtype), rtol=0, atol=0, equal_nan=True)

@@ -5,22 +5,10 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../checks.h"
+#include "operators.h"
 
 namespace geoloss::cpu {
 namespace {
-
-// The number of fractions.
-int64_t check_ratio(const Tensor& sums, const std::vector<double>& numerator,
-                    const std::vector<double>& denominator) {
-  STD_TORCH_CHECK(sums.dim() == 3, "sums: expected [N, C, K], got ", shape_text(sums));
-  STD_TORCH_CHECK(sums.scalar_type() == ScalarType::Float || sums.scalar_type() == ScalarType::Double,
-                  "sums: expected float32 or float64");
-  const size_t row = static_cast<size_t>(sums.size(2)) + 1;
-  STD_TORCH_CHECK(!numerator.empty() && numerator.size() % row == 0 && numerator.size() == denominator.size(),
-                  "numerator, denominator: expected the same number of rows of K + 1 = ", row,
-                  " numbers, got ", numerator.size(), " and ", denominator.size(), " numbers");
-  return static_cast<int64_t>(numerator.size() / row);
-}
 
 template <class T>
 void ratio_of_each(const Tensor& sums, const std::vector<double>& numerator,
@@ -46,10 +34,13 @@ void slope_of_each(const Tensor& grad_ratio, const Tensor& sums, const std::vect
   }
 }
 
+}  // namespace
+
 Tensor geo_ratio(const Tensor& sums, const std::vector<double>& numerator,
                  const std::vector<double>& denominator) {
-  const int64_t fractions = check_ratio(sums, numerator, denominator);
-  const Tensor dense = torch::stable::contiguous(sums);
+  check_sums(sums);
+  const int64_t fractions = check_fractions(sums.size(2), numerator, denominator);
+  const Tensor dense = dense_of(sums);
   Tensor ratio = torch::stable::new_empty(sums, {sums.size(0), sums.size(1)});
   if (sums.scalar_type() == ScalarType::Double) {
     ratio_of_each<double>(dense, numerator, denominator, fractions, ratio);
@@ -61,12 +52,11 @@ Tensor geo_ratio(const Tensor& sums, const std::vector<double>& numerator,
 
 Tensor geo_ratio_backward(const Tensor& grad_ratio, const Tensor& sums, const std::vector<double>& numerator,
                           const std::vector<double>& denominator) {
-  const int64_t fractions = check_ratio(sums, numerator, denominator);
-  STD_TORCH_CHECK(grad_ratio.dim() == 2 && grad_ratio.size(0) == sums.size(0) &&
-                      grad_ratio.size(1) == sums.size(1) && grad_ratio.scalar_type() == sums.scalar_type(),
-                  "grad_ratio: expected [N, C] of sums' dtype, got ", shape_text(grad_ratio));
-  const Tensor dense_grad = torch::stable::contiguous(grad_ratio);
-  const Tensor dense = torch::stable::contiguous(sums);
+  check_sums(sums);
+  const int64_t fractions = check_fractions(sums.size(2), numerator, denominator);
+  check_grad_ratio(grad_ratio, sums);
+  const Tensor dense_grad = dense_of(grad_ratio);
+  const Tensor dense = dense_of(sums);
   Tensor grad_sums = torch::stable::new_empty(sums, {sums.size(0), sums.size(1), sums.size(2)});
   if (sums.scalar_type() == ScalarType::Double) {
     slope_of_each<double>(dense_grad, dense, numerator, denominator, fractions, grad_sums);
@@ -76,7 +66,6 @@ Tensor geo_ratio_backward(const Tensor& grad_ratio, const Tensor& sums, const st
   return grad_sums;
 }
 
-}  // namespace
 }  // namespace geoloss::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(geoloss, CPU, m) {

@@ -3,12 +3,12 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <cstring>
 #include <memory>
 
 #include "../checks.h"
 #include "geo_sums_kernel.h"
 #include "instruction_set.h"
+#include "operators.h"
 #include "workspace.h"
 
 namespace geoloss::cpu {
@@ -21,18 +21,6 @@ const GeoSumsKernel& chosen_kernel() {
 
 const GeoSumsKernel& kernel_for(const GeoSumsParams& params) {
   return params.input.dtype == DType::kFloat64 ? chosen_kernel<double>() : chosen_kernel<float>();
-}
-
-void check_terms(const GeoSumsParams& params) {
-  for (int64_t k = 0; k < params.term_count; ++k) {
-    bool known = false;
-    std::string names;
-    for (int i = 0; const char* name = baseline::geo_sums_term_name(i); ++i) {
-      known |= !std::strcmp(name, params.terms[k]);
-      names += std::string(i ? ", " : "") + name;
-    }
-    STD_TORCH_CHECK(known, "terms: expected names out of ", names, ", got '", params.terms[k], "'");
-  }
 }
 
 // The partial sums of a volume's tiles lie behind each other: [volumes, tiles per volume, channels, K].
@@ -54,6 +42,10 @@ void add_partial_sums(const GeoSumsParams& p, const Tiling& tiling, const double
   }
 }
 
+std::string cpu_instruction_set() { return name_of(instruction_set()); }
+
+}  // namespace
+
 Tensor geo_sums(const Tensor& input, const Tensor& target, const std::optional<Tensor>& mask,
                 const std::optional<Tensor>& map, const std::vector<std::string>& terms,
                 const std::string& activation, const std::vector<double>& spacing,
@@ -61,7 +53,6 @@ Tensor geo_sums(const Tensor& input, const Tensor& target, const std::optional<T
                 bool include_background) {
   const GeoSumsParams params = params_of(
       {input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
-  check_terms(params);
   const bool fp64 = params.input.dtype == DType::kFloat64;
   Tensor sums =
       torch::stable::new_zeros(input, {params.N, params.C - params.first_channel, params.term_count},
@@ -94,15 +85,8 @@ Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Ten
                          const std::optional<int64_t>& ignore_index, bool include_background) {
   GeoSumsParams params = params_of(
       {input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
-  check_terms(params);
-  const bool fp64 = params.input.dtype == DType::kFloat64;
-  const bool fits = grad_sums.dim() == 3 && grad_sums.size(0) == params.N &&
-                    grad_sums.size(1) == params.C - params.first_channel &&
-                    grad_sums.size(2) == params.term_count &&
-                    grad_sums.scalar_type() == (fp64 ? ScalarType::Double : ScalarType::Float);
-  STD_TORCH_CHECK(fits, "grad_sums: expected the shape and dtype of the sums, got shape ",
-                  shape_text(grad_sums));
-  const Tensor dense_grad_sums = torch::stable::contiguous(grad_sums);
+  check_grad_sums(grad_sums, params);
+  const Tensor dense_grad_sums = dense_of(grad_sums);
   Tensor grad_input = torch::stable::empty_like(input);
   if (input.numel() == 0) return grad_input;
 
@@ -118,9 +102,6 @@ Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Ten
   return grad_input;
 }
 
-std::string cpu_instruction_set() { return name_of(instruction_set()); }
-
-}  // namespace
 }  // namespace geoloss::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(geoloss, CPU, m) {

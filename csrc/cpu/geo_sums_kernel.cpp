@@ -678,6 +678,4 @@ const cpu::GeoSumsKernel& geo_sums_kernel() {
 template const cpu::GeoSumsKernel& geo_sums_kernel<float>();
 template const cpu::GeoSumsKernel& geo_sums_kernel<double>();
 
-const char* geo_sums_term_name(int index) { return term_name(index); }
-
 }  // namespace geoloss::GEOLOSS_ISA

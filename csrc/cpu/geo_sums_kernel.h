@@ -25,12 +25,10 @@ struct GeoSumsKernel {
 
 }  // namespace geoloss::cpu
 
-// geo_sums_term_name gives the names of the terms in turn, and null past the last.
 #define GEOLOSS_DECLARE_VARIANT(isa)           \
   namespace geoloss::isa {                     \
   template <class T> /* of the arithmetic */   \
   const cpu::GeoSumsKernel& geo_sums_kernel(); \
-  const char* geo_sums_term_name(int index);   \
   }
 
 GEOLOSS_DECLARE_VARIANT(baseline)

@@ -92,14 +92,4 @@ struct Plan {
   int64_t ring_planes() const { return reach() == 0 ? 1 : reach() == 1 ? 2 : 4; }
 };
 
-// Every term's name in turn, null past the last.
-inline const char* term_name(int index) {
-  const auto& voxel = VoxelTable<float, terms::VoxelTerms>::terms;
-  const auto& stencil = StencilTable<float, Weighting::kUnit>::terms;
-  constexpr int voxel_count = sizeof(voxel) / sizeof(voxel[0]);
-  constexpr int stencil_count = sizeof(stencil) / sizeof(stencil[0]);
-  if (index < voxel_count) return voxel[index].name;
-  return index < voxel_count + stencil_count ? stencil[index - voxel_count].name : nullptr;
-}
-
 }  // namespace geoloss::GEOLOSS_ISA

@@ -7,6 +7,7 @@
 
 namespace geoloss::GEOLOSS_ISA {
 
+using stencil::multiply;
 using stencil::Neighbourhood;
 using stencil::PerAxis;
 
@@ -121,11 +122,6 @@ struct StencilTerm {
 // How differences are weighted: not at all (voxels of unit size, every axis), by the voxel's size, or by that
 // and by what is valid.
 enum class Weighting { kUnit, kSpacing, kMask };
-
-template <class V>
-GEOLOSS_SIMD PerAxis<V> multiply(const PerAxis<V>& a, const PerAxis<V>& b) {
-  return {a.x * b.x, a.y * b.y, a.z * b.z};
-}
 
 // FOG: Ψ(D e) with e = s - g.
 template <class T, class Operator, class Norm, Weighting kWeighting>
@@ -320,25 +316,22 @@ struct SecondOrder {
   }
 };
 
-template <class T, Weighting kWeighting>
-struct StencilTable {
-  template <class Operator, class Norm>
-  using Fog = FirstOrder<T, Operator, Norm, kWeighting>;
-  template <bool kTwoSided, bool kSigned>
-  using Sog = SecondOrder<T, kTwoSided, kSigned, kWeighting>;
+template <class T, Weighting kWeighting, class Operator, class Norm>
+constexpr StencilTerm<T> rows_of(stencil::FirstOrder<Operator, Norm>, const char* name) {
+  return FirstOrder<T, Operator, Norm, kWeighting>::term(name);
+}
 
-  static constexpr StencilTerm<T> terms[] = {
-      Fog<stencil::ForwardDifference, stencil::L2>::term("first_order_forward_l2"),
-      Fog<stencil::ForwardDifference, stencil::L2Squared>::term("first_order_forward_l2_squared"),
-      Fog<stencil::ForwardDifference, stencil::L1>::term("first_order_forward_l1"),
-      Fog<stencil::CentralDifference, stencil::L2>::term("first_order_central_l2"),
-      Fog<stencil::CentralDifference, stencil::L2Squared>::term("first_order_central_l2_squared"),
-      Fog<stencil::CentralDifference, stencil::L1>::term("first_order_central_l1"),
-      Sog<false, false>::term("second_order"),
-      Sog<false, true>::term("second_order_signed"),
-      Sog<true, false>::term("second_order_two_sided"),
-      Sog<true, true>::term("second_order_two_sided_signed"),
-  };
+template <class T, Weighting kWeighting, bool kTwoSided, bool kSigned>
+constexpr StencilTerm<T> rows_of(stencil::SecondOrder<kTwoSided, kSigned>, const char* name) {
+  return SecondOrder<T, kTwoSided, kSigned, kWeighting>::term(name);
+}
+
+template <class T, Weighting kWeighting, class List = stencil::StencilTerms>
+struct StencilTable;
+
+template <class T, Weighting kWeighting, class... Terms>
+struct StencilTable<T, kWeighting, TermList<Terms...>> {
+  static constexpr StencilTerm<T> terms[] = {rows_of<T, kWeighting>(Terms{}, Terms::kName)...};
 };
 
 }  // namespace geoloss::GEOLOSS_ISA

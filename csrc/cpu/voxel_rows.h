@@ -94,7 +94,7 @@ template <class T, class List>
 struct VoxelTable;
 
 template <class T, class... Terms>
-struct VoxelTable<T, terms::TermList<Terms...>> {
+struct VoxelTable<T, TermList<Terms...>> {
   static constexpr VoxelTerm<T> terms[] = {voxel_term<T, Terms>()...};
 };
 

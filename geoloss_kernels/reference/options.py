@@ -82,16 +82,19 @@ def resolve_activation(
     if sigmoid and softmax:
         raise ValueError("sigmoid and softmax: expected at most one of them to be True")
     if isinstance(input, Tensor) and input.ndim > 1 and input.shape[1] == 1:
-        ignored = {
-            "to_onehot_y=True": to_onehot_y,
-            "softmax=True": softmax,
-            "include_background=False": not include_background,
-        }
-        for argument in (name for name, given in ignored.items() if given):
-            warnings.warn(f"single channel prediction, `{argument}` ignored.", stacklevel=4)
+        if to_onehot_y:
+            _warn_of_single_channel("to_onehot_y=True")
+        if softmax:
+            _warn_of_single_channel("softmax=True")
+        if not include_background:
+            _warn_of_single_channel("include_background=False")
         return "sigmoid" if sigmoid else "none", True
     _check_target_channels(input, target, to_onehot_y)
     return "sigmoid" if sigmoid else "softmax" if softmax else "none", include_background
+
+
+def _warn_of_single_channel(argument: str) -> None:
+    warnings.warn(f"single channel prediction, `{argument}` ignored.", stacklevel=5)
 
 
 def resolve_ignore_index(

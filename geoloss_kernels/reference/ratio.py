@@ -1,4 +1,4 @@
-"""`geo_ratio`: Eq. 1 on K numbers."""
+"""`geo_ratio`: Eq. 1 on K numbers, and `geo_loss`: on those that `geo_sums` makes of volumes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from geoloss_kernels.reference.sums import geo_sums
+
+
+def geo_loss(
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    map: Tensor | None,
+    terms: Sequence[str],
+    activation: str,
+    spacing: Sequence[float] | None,
+    axes: Sequence[int] | None,
+    ignore_index: int | None,
+    include_background: bool,
+    numerator: Sequence[float],
+    denominator: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """Loss [N, C'] = `geo_ratio` of `geo_sums`, differentiable in ``input``, and the sums, as constants."""
+    sums = geo_sums(
+        input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background
+    )
+    return geo_ratio(sums, numerator, denominator), sums.detach()
 
 
 def geo_ratio(sums: Tensor, numerator: Sequence[float], denominator: Sequence[float]) -> Tensor:

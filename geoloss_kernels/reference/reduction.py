@@ -9,13 +9,13 @@ REDUCTIONS = ("mean", "sum", "none")
 
 def reduce_loss(loss: Tensor, reduction: str, dimensions: int) -> Tensor:
     """``loss`` [N, C]: its "mean", its "sum", or with "none" itself, as [N, C, 1, ...] to broadcast."""
-    if reduction == "mean":
-        return loss.mean()
-    if reduction == "sum":
-        return loss.sum()
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {REDUCTIONS}, got {reduction!r}")
     if reduction == "none":
         return loss.view(*loss.shape, *[1] * dimensions)
-    raise ValueError(f"reduction: expected one of {REDUCTIONS}, got {reduction!r}")
+    if loss.numel() == 1:  # nothing to add up
+        return loss.view(())
+    return loss.mean() if reduction == "mean" else loss.sum()
 
 
 def sum_batch(sums: Tensor, batch: bool) -> Tensor:

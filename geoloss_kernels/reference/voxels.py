@@ -146,10 +146,10 @@ def check_volumes(name: str, tensor: Tensor) -> None:
             f"{name}: expected real numbers, as float64, float32, float16, bfloat16, bool or integers, "
             f"got {tensor.dtype}"
         )
-    if tensor.ndim not in (4, 5) or 0 in tensor.shape[1:]:
+    shape = tensor.shape
+    if len(shape) not in (4, 5) or 0 in shape[1:]:
         raise ValueError(
-            f"{name}: expected shape [N, C, H, W] or [N, C, D, H, W] without empty axes, "
-            f"got {tuple(tensor.shape)}"
+            f"{name}: expected shape [N, C, H, W] or [N, C, D, H, W] without empty axes, got {tuple(shape)}"
         )
 
 
@@ -158,10 +158,10 @@ def check_companion(name: str, tensor: Tensor, input: Tensor) -> None:
     check_volumes(name, tensor)
     if tensor.device != input.device:
         raise ValueError(f"{name}: expected device {input.device} as the input, got {tensor.device}")
-    shape = tuple(input.shape)
-    if tuple(tensor.shape) not in (shape, (shape[0], 1, *shape[2:])):
+    shape = input.shape
+    if tensor.shape != shape and tuple(tensor.shape) != (shape[0], 1, *shape[2:]):
         raise ValueError(
-            f"{name}: expected shape {shape} or the same with 1 channel, got {tuple(tensor.shape)}"
+            f"{name}: expected shape {tuple(shape)} or the same with 1 channel, got {tuple(tensor.shape)}"
         )
 
 

@@ -1,0 +1,80 @@
+// What a kernel of geo_sums gets beside the tensors: the terms, the tiles, and where partial sums go.
+#pragma once
+
+#include "../geo_sums.h"
+#include "term_selection.h"
+
+namespace geoloss::cuda {
+
+// Cut by the volume's shape alone, so that sums depend neither on the device nor on the run.
+struct Tiling {
+  int64_t volumes;                    // N·C', or N where softmax ties the channels
+  int32_t channels;                   // per volume: 1, or C
+  int32_t width, height, planes;      // of a tile, in voxels
+  int32_t tiles_x, tiles_y, tiles_z;  // per volume
+
+  int32_t block_columns, block_rows;  // of the threads of a marching block, with the halo's
+  bool input_aligned, target_aligned, gradient_aligned;  // their vectors are, for a marching block
+
+  GEOLOSS_INLINE int64_t tiles_per_volume() const { return int64_t{1} * tiles_x * tiles_y * tiles_z; }
+  GEOLOSS_INLINE int64_t blocks() const { return volumes * tiles_per_volume(); }
+};
+
+struct LaunchParams {
+  GeoSumsParams tensors;
+  TermSelection terms;
+  Tiling tiling;
+  bool marches;        // the marching kernel takes it
+  void* partial_sums;  // forward: [N·C', slots, tiles per volume], of arithmetic type
+};
+
+constexpr int kMaxFractions = 8;
+
+// The numbers of geo_ratio, by value: no copy to the device, and safe in a CUDA graph.
+struct Ratio {
+  int64_t fractions;
+  double numerator[kMaxFractions * (kMaxTerms + 1)];    // [fractions, K + 1]
+  double denominator[kMaxFractions * (kMaxTerms + 1)];  // [fractions, K + 1]
+};
+
+// The tile of a block.
+struct TileIndex {
+  int64_t volume, tile;  // the tile's number within its volume
+  int32_t z_begin, z_end, y_begin, y_end, x_begin, x_end;
+};
+
+GEOLOSS_INLINE int32_t smaller(int64_t a, int64_t b) { return static_cast<int32_t>(a < b ? a : b); }
+GEOLOSS_INLINE int32_t larger(int64_t a, int64_t b) { return static_cast<int32_t>(a > b ? a : b); }
+
+GEOLOSS_INLINE TileIndex tile_of_block(const LaunchParams& params, int64_t block) {
+  const Tiling& t = params.tiling;
+  TileIndex tile;
+  tile.volume = block / t.tiles_per_volume();
+  tile.tile = block % t.tiles_per_volume();
+  const int32_t in_volume = static_cast<int32_t>(tile.tile);
+  tile.x_begin = in_volume % t.tiles_x * t.width;
+  tile.y_begin = in_volume / t.tiles_x % t.tiles_y * t.height;
+  tile.z_begin = in_volume / t.tiles_x / t.tiles_y * t.planes;
+  tile.x_end = smaller(tile.x_begin + t.width, params.tensors.W);
+  tile.y_end = smaller(tile.y_begin + t.height, params.tensors.H);
+  tile.z_end = smaller(tile.z_begin + t.planes, params.tensors.D);
+  return tile;
+}
+
+// 1/h along x, y, z; 0 where FOG does not differentiate.
+template <class T>
+GEOLOSS_INLINE stencil::PerAxis<T> first_order_scale(const GeoSumsParams& p) {
+  return {static_cast<T>(p.axis_chosen[2] ? p.inverse_spacing[2] : 0),
+          static_cast<T>(p.axis_chosen[1] ? p.inverse_spacing[1] : 0),
+          static_cast<T>(p.axis_chosen[0] ? p.inverse_spacing[0] : 0)};
+}
+
+// 1/h² along x, y, z.
+template <class T>
+GEOLOSS_INLINE stencil::PerAxis<T> second_order_scale(const GeoSumsParams& p) {
+  return {static_cast<T>(p.inverse_spacing[2] * p.inverse_spacing[2]),
+          static_cast<T>(p.inverse_spacing[1] * p.inverse_spacing[1]),
+          static_cast<T>(p.inverse_spacing[0] * p.inverse_spacing[0])};
+}
+
+}  // namespace geoloss::cuda

@@ -1,0 +1,104 @@
+// Which calls the marching kernel takes, and how it cuts a volume into tiles.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "launch_params.h"
+#include "vectors.cuh"
+
+namespace geoloss::cuda {
+
+// A large tile has a small halo; without stencils there is none.
+constexpr int march_threads(bool has_stencil) { return has_stencil ? 384 : 256; }
+
+inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+using MarchStencil = stencil::FirstOrder<stencil::ForwardDifference, stencil::L2>;
+constexpr uint32_t kMarchStencil = 1u << number_of_stencil<MarchStencil>();
+
+inline bool has_dense_rows(const TensorView& view, int64_t W) { return view.stride_x == 1 || W == 1; }
+
+inline bool march_applies(const GeoSumsParams& p, const TermSelection& terms, bool backward) {
+  const bool floats = p.input.dtype == DType::kFloat32 || p.input.dtype == DType::kFloat16 ||
+                      p.input.dtype == DType::kBFloat16;
+  const bool dense = has_dense_rows(p.input, p.W) && has_dense_rows(p.target, p.W) &&
+                     (!backward || has_dense_rows(p.grad_input, p.W));
+  return floats && dense && size_of(p.target.dtype) <= 4 && p.activation != Activation::kSoftmax &&
+         !is_masked(p) && !p.map.data && (terms.stencil_terms() | kMarchStencil) == kMarchStencil;
+}
+
+// A 2-D image as a volume of H planes of one row, so that the march goes along y.
+inline GeoSumsParams march_along_z(GeoSumsParams p) {
+  if (p.D > 1) return p;
+  std::swap(p.D, p.H);
+  std::swap(p.inverse_spacing[0], p.inverse_spacing[1]);
+  std::swap(p.axis_chosen[0], p.axis_chosen[1]);
+  for (TensorView* view : {&p.input, &p.target, &p.grad_input}) std::swap(view->stride_z, view->stride_y);
+  return p;
+}
+
+namespace detail {
+
+constexpr int kWarp = 32;
+constexpr int64_t kMinPlanes = 16;       // of a tile: its halo planes are read twice
+constexpr int64_t kWantedBlocks = 1024;  // several per processor of a large GPU
+
+// One axis of a plane cut into equal tiles of at most `room` places, halo included; 0 tiles where nothing
+// fits.
+struct Cut {
+  int64_t tiles, interior, places;
+};
+
+inline Cut cut(int64_t size, int64_t room, int64_t halo) {
+  if (size <= room) return {1, size, size};
+  if (room <= halo) return {0, 0, 0};
+  const int64_t tiles = ceil_divide(size, room - halo), interior = ceil_divide(size, tiles);
+  return {ceil_divide(size, interior), interior, interior + halo < size ? interior + halo : size};
+}
+
+// The tile whose threads, idle ones and the halo's included, are the fewest for a whole plane.
+inline std::pair<Cut, Cut> cut_plane(int64_t vectors, int64_t rows, int64_t halo, int64_t threads) {
+  std::pair<Cut, Cut> best{};
+  int64_t fewest = INT64_MAX;
+  for (int64_t columns = vectors < threads ? vectors : threads; columns > 0; columns = columns * 3 / 4) {
+    const Cut x = cut(vectors, columns, halo);
+    if (x.tiles == 0) break;
+    const Cut y = cut(rows, threads / x.places, halo);
+    const int64_t needed = ceil_divide(x.places * y.places, kWarp) * kWarp * x.tiles * y.tiles;
+    if (y.tiles == 0 || needed >= fewest) continue;
+    fewest = needed;
+    best = {x, y};
+  }
+  return best;
+}
+
+}  // namespace detail
+
+inline Tiling march_tiling(const GeoSumsParams& p, const TermSelection& terms, bool backward) {
+  const bool has_stencil = terms.stencil_terms() != 0;
+  const int64_t halo = has_stencil ? (backward ? 2 : 1) : 0;
+  const auto [x, y] = detail::cut_plane(ceil_divide(p.W, kVector), p.H, halo, march_threads(has_stencil));
+  Tiling t{};
+  t.volumes = p.N * p.C;
+  t.channels = 1;
+  t.width = static_cast<int32_t>(x.interior * kVector), t.height = static_cast<int32_t>(y.interior);
+  t.tiles_x = static_cast<int32_t>(x.tiles), t.tiles_y = static_cast<int32_t>(y.tiles);
+  t.block_columns = static_cast<int32_t>(x.places), t.block_rows = static_cast<int32_t>(y.places);
+  const int64_t wanted = ceil_divide(detail::kWantedBlocks, t.volumes * t.tiles_x * t.tiles_y);
+  const int64_t most = ceil_divide(p.D, detail::kMinPlanes);
+  t.planes = static_cast<int32_t>(ceil_divide(p.D, wanted < most ? wanted : most));
+  t.tiles_z = static_cast<int32_t>(ceil_divide(p.D, t.planes));
+  t.input_aligned = has_aligned_vectors(p.input, p.W);
+  t.target_aligned = has_aligned_vectors(p.target, p.W);
+  t.gradient_aligned = backward && has_aligned_vectors(p.grad_input, p.W);
+  return t;
+}
+
+// Every vector is aligned, and target has input's dtype.
+inline bool is_lean(const GeoSumsParams& p, const Tiling& t, bool backward) {
+  return t.input_aligned && t.target_aligned && (t.gradient_aligned || !backward) &&
+         p.input.dtype == p.target.dtype;
+}
+
+}  // namespace geoloss::cuda

@@ -1,0 +1,10 @@
+// The passes in float64 arithmetic: the kernel for every option, and the second stage.
+#include "launch.cuh"
+
+namespace geoloss::cuda {
+
+template cudaError_t launch_forward<double>(LaunchParams, const Ratio&, void*, double*, double*,
+                                            cudaStream_t);
+template cudaError_t launch_backward<double>(const LaunchParams&, cudaStream_t);
+
+}  // namespace geoloss::cuda
