@@ -10,7 +10,7 @@ from monai.losses import BoundaryLoss, DiceLoss, HausdorffDTLoss
 from torch import Tensor
 
 import geoloss_kernels as gk
-from bench import plain_losses, scipy_losses
+from bench import distance_transforms, plain_losses, scipy_losses
 from bench.inputs import Volumes
 from bench.providers import COPY, SUM, Loss, Provider, compiled, of_loss, of_operators
 from geoloss_kernels import formulas, reference
@@ -24,9 +24,11 @@ PLAIN = "plain PyTorch, eager"
 PLAIN_COMPILED = "plain PyTorch, torch.compile"
 MONAI = "MONAI"
 SCIPY = "scipy + PyTorch"
+SCIPY_ALONE = "scipy"
+EDT = "edt"
 
 MEMORY = "memory"
-LOSSES = ("fog", "dice_fog", "dice", "sog", "boundary", "hausdorff")
+LOSSES = ("fog", "dice_fog", "dice", "sog", "boundary", "hausdorff", "edt_sparse", "edt_dense")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Case:
 
     Attributes:
         from_logits: the input is logits, else probabilities.
-        reference: the definition of right, for the correctness gate; None for the traffic of memory.
+        reference: the definition of right, for the correctness gate; None for what is no loss.
     """
 
     name: str
@@ -72,7 +74,7 @@ def _fused_case(
 
 
 def _distance_case(name: str, title: str, ours: Loss, reference: Loss, monai: Loss, scipy: Loss) -> Case:
-    """A loss with a distance transform, which leaves PyTorch and so cannot be compiled."""
+    """A loss with distance transforms, which but for ours leave PyTorch and so cannot be compiled."""
     providers = [
         of_loss(OURS, ours),
         of_loss(EAGER, reference),
@@ -80,6 +82,11 @@ def _distance_case(name: str, title: str, ours: Loss, reference: Loss, monai: Lo
         of_loss(SCIPY, scipy),
     ]
     return Case(name, title, True, providers, reference)
+
+
+def _transform_case(name: str, title: str, make_mask: distance_transforms.MakeMask) -> Case:
+    """A distance transform on its own, which checks itself."""
+    return Case(name, title, False, distance_transforms.providers(make_mask, OURS, EDT, SCIPY_ALONE))
 
 
 def make_cases() -> list[Case]:
@@ -139,4 +146,8 @@ def make_cases() -> list[Case]:
             HausdorffDTLoss(include_background=True, sigmoid=True),
             scipy_losses.hausdorff_dt_loss,
         ),
+        _transform_case(
+            "edt_sparse", "distance to the nearest lesion", distance_transforms.outside_of_lesions
+        ),
+        _transform_case("edt_dense", "distances within noise", distance_transforms.noise),
     ]
