@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
 from types import TracebackType
@@ -19,14 +20,31 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 _operators = {"reference": Operators(ratio.geo_loss, reference.geo_sums, reference.geo_ratio)}
 _OPERATORS_MISSING = _extension.reason_missing()
 if _OPERATORS_MISSING is None:
-    _operators["cpu"] = _registrations.register("geoloss")
+    # One library for both: the dispatcher tells CPU and CUDA tensors apart.
+    _operators["cpu"] = _operators["cuda"] = _registrations.register("geoloss")
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _reason_against_triton() -> str | None:
+    """Without importing Triton: that takes as long as importing this package, and most never use it."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton"
+    if not _INTERPRETED and not torch.cuda.is_available():
+        return "there is no CUDA or ROCm device (TRITON_INTERPRET=1 runs its kernels on CPU tensors, slowly)"
+    return None
+
 
 _REASONS: dict[str, str | None] = {
     "cpu": _OPERATORS_MISSING,
-    "cuda": "this version of geoloss_kernels has no CUDA operators",
-    "triton": "this version of geoloss_kernels has no Triton operators",
+    "cuda": _extension.reason_missing_cuda(),
+    "triton": _reason_against_triton(),
     "reference": None,
 }
+_DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cpu" if _INTERPRETED else "cuda"}
+"""The type of device that each fused backend works on."""
+_DEFAULTS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+"""The fused backends of each type of device, the fastest first."""
 
 
 def available() -> dict[str, str | None]:
@@ -85,13 +103,14 @@ def choose(input: Tensor) -> str:
     """
     device = input.device.type
     if _forced is not None:
-        if _forced != "reference" and (_forced == "cpu") != (device == "cpu"):
+        if _forced != "reference" and _DEVICES[_forced] != device:
             raise RuntimeError(
                 f"backend: {_forced!r} is in force and cannot work on a tensor on {input.device}"
             )
         return _forced
-    if device == "cpu" and _REASONS["cpu"] is None:
-        return "cpu"
+    for backend in _DEFAULTS.get(device, ()):
+        if _REASONS[backend] is None:
+            return backend
     _say_once(device)
     return "reference"
 
@@ -103,7 +122,7 @@ def _say_once(device: str) -> None:
     if device in _said:
         return
     _said.add(device)
-    names = ["cpu"] if device == "cpu" else ["cuda", "triton"]
+    names = _DEFAULTS.get(device, _DEFAULTS["cuda"])
     reasons = "; ".join(f"{name}: {_REASONS[name]}" for name in names)
     warnings.warn(
         f"geoloss_kernels computes losses on {device} tensors with its PyTorch reference ({reasons})",
@@ -113,7 +132,17 @@ def _say_once(device: str) -> None:
 
 def operators(input: Tensor) -> Operators:
     """``geo_loss``, ``geo_sums`` and ``geo_ratio`` of the backend for ``input``."""
-    return _operators[choose(input)]
+    backend = choose(input)
+    if backend not in _operators:
+        _operators[backend] = _load_triton()
+    return _operators[backend]
+
+
+def _load_triton() -> Operators:
+    from geoloss_kernels.triton import operators as library
+
+    library.define()
+    return _registrations.register(library.NAMESPACE)
 
 
 def build_info() -> dict[str, Any]:

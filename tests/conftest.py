@@ -6,9 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from numerics import fused_backends
+from numerics import INTERPRETED, fused_backends
 
 from geoloss_kernels import use_backend
+
+if INTERPRETED:
+    import triton_interpreter
+
+    triton_interpreter.install()
 
 
 @pytest.fixture(autouse=True, scope="session")

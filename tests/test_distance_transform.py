@@ -26,6 +26,13 @@ MASKS_PER_TEST = 100
 FLOAT32_ROUNDING = 6.0e-8
 
 
+@pytest.fixture
+def backend() -> Iterator[str]:
+    """The backend that has the operators."""
+    with gk.use_backend("cpu"):
+        yield "cpu"
+
+
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> None:
     torch.compiler.reset()

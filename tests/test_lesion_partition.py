@@ -39,7 +39,7 @@ class TestConnectedComponents:
 
 class TestVoronoi:
     @pytest.mark.parametrize("spacing", [None, SPACING])
-    def test_every_voxel_takes_a_nearest_lesion(self, backend, spacing):
+    def test_every_voxel_takes_a_nearest_lesion(self, spacing):
         """The distance to the lesion that a voxel was given is the distance to any lesion."""
         labels = connected_components(lesions((2, 2, 9, 12, 11)))
         cells = voronoi(labels, spacing)
@@ -51,7 +51,7 @@ class TestVoronoi:
             assert set(np.unique(cell)) == set(range(1, given.max() + 1))
             assert np.array_equal(cell[given > 0], given[given > 0])
 
-    def test_spacing_decides(self, backend):
+    def test_spacing_decides(self):
         labels = torch.zeros(1, 1, 5, 9, dtype=torch.int32)
         labels[0, 0, 4, 4], labels[0, 0, 0, 0] = 1, 2
         assert voronoi(labels)[0, 0, 0, 4] == 1
@@ -59,7 +59,7 @@ class TestVoronoi:
         assert voronoi(labels)[0, 0, 0, 4] == 2
         assert voronoi(labels, (0.5, 1.0))[0, 0, 0, 4] == 1
 
-    def test_without_lesions(self, backend):
+    def test_without_lesions(self):
         labels = torch.zeros(2, 1, 3, 4, dtype=torch.uint8)
         labels[1, 0, 2, 2] = 7
         cells = voronoi(labels)

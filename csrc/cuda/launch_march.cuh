@@ -18,23 +18,39 @@ cudaError_t launch_march_as(const LaunchParams& params, bool backward, cudaStrea
   return cudaGetLastError();
 }
 
+template <class Input, class Target>
+cudaError_t launch_lean_march(const LaunchParams& params, bool backward, cudaStream_t stream) {
+  const bool dice = params.terms.voxel_terms() == kDiceTerms;
+  const auto launch = [&]<class Stencil, uint32_t kTerms>() {
+    return launch_march_as<MarchTraits<Input, Target, Stencil, kTerms>>(params, backward, stream);
+  };
+  if (params.terms.stencil_terms()) {
+    return dice ? launch.template operator()<MarchStencil, kDiceTerms>()
+                : launch.template operator()<MarchStencil, kNoTerms>();
+  }
+  return dice ? launch.template operator()<NoStencil, kDiceTerms>()
+              : launch.template operator()<NoStencil, kAnyTerms>();
+}
+
 }  // namespace detail
 
 template <class Input>
 cudaError_t launch_march(const LaunchParams& params, bool backward, cudaStream_t stream) {
-  const uint32_t voxel_terms = params.terms.voxel_terms();
-  const bool lean = is_lean(params.tensors, params.tiling, backward);
-  const auto launch = [&]<class Stencil, uint32_t kTerms, bool kLean>() {
-    return detail::launch_march_as<MarchTraits<Input, Stencil, kTerms, kLean>>(params, backward, stream);
-  };
-  if (!params.terms.stencil_terms()) {
-    if (!lean) return launch.template operator()<NoStencil, kAnyTerms, false>();
-    if (voxel_terms == kDiceTerms) return launch.template operator()<NoStencil, kDiceTerms, true>();
-    return launch.template operator()<NoStencil, kAnyTerms, true>();
+  using detail::launch_lean_march;
+  using detail::launch_march_as;
+  const bool stencil = params.terms.stencil_terms() != 0;
+  if (params.tiling.lean) {
+    switch (params.tensors.target.dtype) {
+      case DType::kBool:
+      case DType::kUInt8: return launch_lean_march<Input, uint8_t>(params, backward, stream);
+      case DType::kFloat32: return launch_lean_march<Input, float>(params, backward, stream);
+      default: return launch_lean_march<Input, Input>(params, backward, stream);
+    }
   }
-  if (lean && voxel_terms == kNoTerms) return launch.template operator()<MarchStencil, kNoTerms, true>();
-  if (lean && voxel_terms == kDiceTerms) return launch.template operator()<MarchStencil, kDiceTerms, true>();
-  return launch.template operator()<MarchStencil, kAnyTerms, false>();
+  return stencil ? launch_march_as<MarchTraits<Input, AnyElement, MarchStencil, kAnyTerms>>(params, backward,
+                                                                                            stream)
+                 : launch_march_as<MarchTraits<Input, AnyElement, NoStencil, kAnyTerms>>(params, backward,
+                                                                                         stream);
 }
 
 }  // namespace geoloss::cuda

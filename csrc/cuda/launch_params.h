@@ -15,6 +15,7 @@ struct Tiling {
 
   int32_t block_columns, block_rows;  // of the threads of a marching block, with the halo's
   bool input_aligned, target_aligned, gradient_aligned;  // their vectors are, for a marching block
+  bool lean;                                             // see MarchTraits
 
   GEOLOSS_INLINE int64_t tiles_per_volume() const { return int64_t{1} * tiles_x * tiles_y * tiles_z; }
   GEOLOSS_INLINE int64_t blocks() const { return volumes * tiles_per_volume(); }

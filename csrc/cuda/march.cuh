@@ -28,21 +28,20 @@ namespace geoloss::cuda {
 using stencil::PerAxis;
 
 struct NoStencil {};
+struct AnyElement {};
 
-constexpr uint32_t kNoTerms = 0;
-constexpr uint32_t kAnyTerms = kAllVoxelTerms;
-
-// kTerms: exactly the voxel-wise terms that are wanted, or kAnyTerms to look them up at run time.
-// kLean: every vector is aligned, and target has input's dtype.
-template <class Input_, class Stencil_, uint32_t kTerms_, bool kLean_>
+// Target is the target's element where every vector is aligned, or AnyElement, known at run time, where it
+// may not be. kTerms: exactly the voxel-wise terms that are wanted, or kAnyTerms to look them up at run time.
+template <class Input_, class Target_, class Stencil_, uint32_t kTerms_>
 struct MarchTraits {
   using Input = Input_;
+  using Target = Target_;
   using Stencil = Stencil_;
   static constexpr uint32_t kTerms = kTerms_;
-  static constexpr bool kLean = kLean_;
+  static constexpr bool kLean = !std::is_same_v<Target, AnyElement>;
   static constexpr bool kHasStencil = !std::is_same_v<Stencil, NoStencil>;
-  static constexpr int kThreads = march_threads(kHasStencil);
-  static constexpr int kBlocksPerProcessor = !kLean ? 1 : kHasStencil ? 2 : 3;
+  static constexpr int kThreads = march_threads(kHasStencil, kLean);
+  static constexpr int kBlocksPerProcessor = kHasStencil || !kLean ? 2 : 3;
   // Rows, vectors and planes of the halo.
   static constexpr int kAfter = kHasStencil ? 1 : 0;
   static constexpr int before(bool backward) { return backward ? kAfter : 0; }
@@ -60,6 +59,17 @@ struct Vector {
   GEOLOSS_DEVICE float error(int i) const { return prediction[i] - target[i]; }
   GEOLOSS_DEVICE Voxel<float> voxel(int i) const { return {prediction[i], target[i], 1.0f, logit[i], 0.0f}; }
 };
+
+template <class Target>
+struct TargetWordsOf {
+  using Type = WordsOf<Target>;
+};
+template <>
+struct TargetWordsOf<AnyElement> {
+  using Type = Words<4>;
+};
+template <class Target>
+using TargetWords = typename TargetWordsOf<Target>::Type;
 
 // Two planes of a field in shared memory, a vector for each thread of the block; one is read while the next
 // is written. `ends` has the vectors' elements that the threads beside ask for, so that they are read without
@@ -102,9 +112,10 @@ struct MarchColumn {
   const GeoSumsParams& p;
   const TileIndex tile;
   const int64_t n, c;
-  int y, x;
-  int columns, row, column;  // of the block's threads
-  bool takes_part;           // within the tile and its halo
+  const int y, x;
+  const bool takes_part;  // within the tile and its halo
+  const int first_plane, last_plane;
+  int next_plane;  // to load
   VectorColumn input, target;
 
   GEOLOSS_DEVICE explicit MarchColumn(const LaunchParams& params)
@@ -113,21 +124,26 @@ struct MarchColumn {
         tile(tile_of_block(params, blockIdx.x)),
         n(tile.volume / p.C),
         c(tile.volume % p.C),
-        columns(params.tiling.block_columns) {
-    row = threadIdx.x / columns;
-    column = threadIdx.x % columns;
-    y = larger(0, tile.y_begin - kBefore) + row;
-    x = larger(0, tile.x_begin - kBefore * kVector) + column * kVector;
-    takes_part = y < smaller(p.H, tile.y_end + kAfter) && x < smaller(p.W, tile.x_end + kAfter * kVector);
-    const int row_read = takes_part ? y : 0, first_read = takes_part ? x : 0;
-    input = vector_column(p.input, params.tiling.input_aligned, p.W, n, c, row_read, first_read);
-    target = vector_column(p.target, params.tiling.target_aligned, p.W, n, p.label_map ? 0 : c, row_read,
-                           first_read);
+        y(larger(0, tile.y_begin - kBefore) + threadIdx.x / params.tiling.block_columns),
+        x(larger(0, tile.x_begin - kBefore * kVector) + column() * kVector),
+        takes_part(y < smaller(p.H, tile.y_end + kAfter) && x < smaller(p.W, tile.x_end + kAfter * kVector)),
+        first_plane(larger(0, tile.z_begin - kBefore)),
+        last_plane(smaller(p.D, tile.z_end + kAfter) - 1),
+        next_plane(first_plane),
+        input(vectors(p.input, params.tiling.input_aligned, c)),
+        target(vectors(p.target, params.tiling.target_aligned, p.label_map ? 0 : c)) {}
+
+  // Of the block's threads.
+  GEOLOSS_DEVICE int columns() const { return params.tiling.block_columns; }
+  GEOLOSS_DEVICE int column() const { return threadIdx.x % columns(); }
+  GEOLOSS_DEVICE int row() const { return threadIdx.x / columns(); }
+
+  // A thread without vectors reads those of another.
+  GEOLOSS_DEVICE VectorColumn vectors(const TensorView& view, bool aligned, int64_t channel) const {
+    return vector_column(view, aligned, p.W, n, channel, first_plane, takes_part ? y : 0, takes_part ? x : 0);
   }
 
   GEOLOSS_DEVICE int place() const { return threadIdx.x; }
-  GEOLOSS_DEVICE int first_plane() const { return larger(0, tile.z_begin - kBefore); }
-  GEOLOSS_DEVICE int clamped(int z) const { return smaller(z, smaller(p.D, tile.z_end + kAfter) - 1); }
 
   GEOLOSS_DEVICE bool inside() const {
     return takes_part && y >= tile.y_begin && y < tile.y_end && x >= tile.x_begin && x < tile.x_end;
@@ -148,24 +164,33 @@ struct MarchColumn {
   }
 
   using Input = typename Traits::Input;
+  using Target = typename Traits::Target;
   struct Loaded {
     WordsOf<Input> input;
-    std::conditional_t<Traits::kLean, WordsOf<Input>, Words<4>> target;
+    TargetWords<Target> target;
   };
+  static constexpr int kTargetSize = sizeof(TargetWords<Target>) / kVector;
 
-  GEOLOSS_DEVICE Loaded load(int plane) const {
-    const int z = clamped(plane);
+  // The next plane; the last one again where there is none.
+  GEOLOSS_DEVICE Loaded load() {
+    Loaded loaded;
     if constexpr (Traits::kLean) {
-      return {input.template load_aligned<Input>(z), target.template load_aligned<Input>(z)};
+      loaded = {input.template load_aligned<Input>(), target.template load_aligned<Target>()};
     } else {
-      return {input.template load<Input>(z), load_any(target, p.target.dtype, z)};
+      loaded = {input.template load<Input>(), load_any(target)};
     }
+    if (next_plane < last_plane) {
+      ++next_plane;
+      input.advance(sizeof(Input));
+      target.advance(Traits::kLean ? kTargetSize : size_of(p.target.dtype));
+    }
+    return loaded;
   }
 
   GEOLOSS_DEVICE Vector decode(const Loaded& loaded) const {
     Vector v;
     if constexpr (Traits::kLean) {
-      geoloss::cuda::decode<Input>(loaded.target, v.target);
+      geoloss::cuda::decode<Target>(loaded.target, v.target);
     } else {
       decode_any(loaded.target, p.target.dtype, v.target);
     }
@@ -204,9 +229,9 @@ struct MarchDifferences {
       : scale(first_order_scale<float>(column.p)), here(errors(of_z)), above(errors(of_next)) {
     // At the volume's border a voxel is its own neighbour, and at the halo's rim nobody asks.
     const int place = column.place(), rows = column.params.tiling.block_rows;
-    const bool has_below = column.y + 1 < column.p.H && column.row + 1 < rows;
-    const bool has_right = column.x + kVector < column.p.W && column.column + 1 < column.columns;
-    below = exchange.vector(z, has_below ? place + column.columns : place);
+    const bool has_below = column.y + 1 < column.p.H && column.row() + 1 < rows;
+    const bool has_right = column.x + kVector < column.p.W && column.column() + 1 < column.columns();
+    below = exchange.vector(z, has_below ? place + column.columns() : place);
     right = has_right ? exchange.end(z, place + 1) : here.lane[kVector - 1];
   }
 
@@ -235,29 +260,28 @@ GEOLOSS_DEVICE void add_values(const MarchColumn<Traits, false>& column, const V
 }
 
 template <class Traits>
-GEOLOSS_DEVICE void march_voxel_values(const MarchColumn<Traits, false>& column, float (&sums)[kTermCount]) {
-  int z = column.first_plane();
-  auto loaded = column.load(z);
+GEOLOSS_DEVICE void march_voxel_values(MarchColumn<Traits, false>& column, float (&sums)[kTermCount]) {
+  auto loaded = column.load();
 #pragma unroll 1
-  for (; z < column.tile.z_end; ++z) {
+  for (int z = column.first_plane; z < column.tile.z_end; ++z) {
     const Vector here = column.decode(loaded);
-    loaded = column.load(z + 1);
+    loaded = column.load();
     if (column.inside()) add_values(column, here, sums);
   }
 }
 
 template <class Traits>
-GEOLOSS_DEVICE void march_all_values(const MarchColumn<Traits, false>& column, const Exchange& error,
+GEOLOSS_DEVICE void march_all_values(MarchColumn<Traits, false>& column, const Exchange& error,
                                      float (&sums)[kTermCount]) {
-  int z = column.first_plane();
-  Vector here = column.decode(column.load(z));
-  auto loaded = column.load(z + 1);
+  int z = column.first_plane;
+  Vector here = column.decode(column.load());
+  auto loaded = column.load();
   error.put(z, column.place(), errors(here), here.error(0));
   __syncthreads();
 #pragma unroll 1
   for (; z < column.tile.z_end; ++z) {
     const Vector next = column.decode(loaded);
-    loaded = column.load(z + 2);
+    loaded = column.load();
     const MarchDifferences<Traits, false> differences(column, error, z, here, next);
     if (column.inside()) {
       add_values(column, here, sums);
@@ -275,7 +299,7 @@ template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerProcessor)
     geo_sums_march_forward_kernel(const __grid_constant__ LaunchParams params) {
   GEOLOSS_DYNAMIC_SHARED(shared);
-  const MarchColumn<Traits, false> column(params);
+  MarchColumn<Traits, false> column(params);
   const Exchange exchange(shared, blockDim.x);
   float sums[kTermCount] = {};
 
@@ -293,13 +317,12 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerProcessor)
 template <class Traits>
 struct MarchGradient {
   const MarchColumn<Traits, true>& column;
-  const VectorColumn to;
+  VectorColumn to;       // of the plane that is written next
   const float* weights;  // shared: ∂L/∂S of the wanted terms, [slots]
 
   GEOLOSS_DEVICE MarchGradient(const MarchColumn<Traits, true>& column, unsigned char* shared)
       : column(column),
-        to(vector_column(column.p.grad_input, column.params.tiling.gradient_aligned, column.p.W, column.n,
-                         column.c, column.y, column.x)),
+        to(column.vectors(column.p.grad_input, column.params.tiling.gradient_aligned, column.c)),
         weights(reinterpret_cast<float*>(shared + exchange_bytes<Traits>(true, blockDim.x))) {
     read_slope_weights(column.params, column.n, column.c, const_cast<float*>(weights));
     __syncthreads();
@@ -307,19 +330,21 @@ struct MarchGradient {
 
   GEOLOSS_DEVICE float weight(int term) const { return weights[slot_of(column.params.terms.wanted, term)]; }
 
-  // of_stencil: ∂Σ Ψ/∂prediction
-  GEOLOSS_DEVICE void write(int z, const Vector& v, const float (&of_stencil)[kVector]) const {
-    if (z < column.tile.z_begin || !column.inside()) return;
-    float values[kVector];
+  // Plane by plane, from the first one that was loaded. of_stencil: ∂Σ Ψ/∂prediction
+  GEOLOSS_DEVICE void write(int z, const Vector& v, const float (&of_stencil)[kVector]) {
+    if (z >= column.tile.z_begin && column.inside()) {
+      float values[kVector];
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      values[i] = column.c < column.p.first_channel ? 0.0f : at(v.voxel(i), of_stencil[i]);
+      for (int i = 0; i < kVector; ++i) {
+        values[i] = column.c < column.p.first_channel ? 0.0f : at(v.voxel(i), of_stencil[i]);
+      }
+      if constexpr (Traits::kLean) {
+        to.template store_aligned<typename Traits::Input>(values);
+      } else {
+        to.template store<typename Traits::Input>(values);
+      }
     }
-    if constexpr (Traits::kLean) {
-      to.template store_aligned<typename Traits::Input>(z, values);
-    } else {
-      to.template store<typename Traits::Input>(z, values);
-    }
+    to.advance(sizeof(typename Traits::Input));
   }
 
  private:
@@ -368,42 +393,41 @@ struct MarchFlux {
 };
 
 template <class Traits>
-GEOLOSS_DEVICE void march_voxel_gradients(const MarchColumn<Traits, true>& column, unsigned char* shared) {
-  const MarchGradient<Traits> gradient(column, shared);
+GEOLOSS_DEVICE void march_voxel_gradients(MarchColumn<Traits, true>& column, unsigned char* shared) {
+  MarchGradient<Traits> gradient(column, shared);
   const float no_stencil[kVector] = {};
-  int z = column.first_plane();
-  auto loaded = column.load(z);
+  auto loaded = column.load();
 #pragma unroll 1
-  for (; z < column.tile.z_end; ++z) {
+  for (int z = column.first_plane; z < column.tile.z_end; ++z) {
     const Vector here = column.decode(loaded);
-    loaded = column.load(z + 1);
+    loaded = column.load();
     gradient.write(z, here, no_stencil);
   }
 }
 
 template <class Traits>
-GEOLOSS_DEVICE void march_stencil_gradients(const MarchColumn<Traits, true>& column, unsigned char* shared) {
+GEOLOSS_DEVICE void march_stencil_gradients(MarchColumn<Traits, true>& column, unsigned char* shared) {
   using Operator = typename Traits::Stencil::Operator;
   const Exchange error(shared, blockDim.x);
   const Exchange beside(shared + Exchange::kBytesPerThread * blockDim.x, blockDim.x);
-  const MarchGradient<Traits> gradient(column, shared);
+  MarchGradient<Traits> gradient(column, shared);
   MarchFlux<Operator> flux;
-  int z = column.first_plane();
-  Vector here = column.decode(column.load(z));
-  auto loaded = column.load(z + 1);
+  int z = column.first_plane;
+  Vector here = column.decode(column.load());
+  auto loaded = column.load();
   error.put(z, column.place(), errors(here), here.error(0));
   __syncthreads();
 #pragma unroll 1
   for (; z < column.tile.z_end; ++z) {
     const Vector next = column.decode(loaded);
-    loaded = column.load(z + 2);
+    loaded = column.load();
     flux.take(MarchDifferences<Traits, true>(column, error, z, here, next));
     beside.put(z, column.place(), flux.along_y, flux.last_along_x);
     error.put(z + 1, column.place(), errors(next), next.error(0));
     __syncthreads();
     flux.add_from_beside(
-        column.row > 0 ? beside.vector(z, column.place() - column.columns) : Exchange::Quad{},
-        column.column > 0 ? beside.end(z, column.place() - 1) : 0.0f);
+        column.row() > 0 ? beside.vector(z, column.place() - column.columns()) : Exchange::Quad{},
+        column.column() > 0 ? beside.end(z, column.place() - 1) : 0.0f);
     gradient.write(z, here, flux.own);
     here = next;
   }
@@ -413,7 +437,7 @@ template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerProcessor)
     geo_sums_march_backward_kernel(const __grid_constant__ LaunchParams params) {
   GEOLOSS_DYNAMIC_SHARED(shared);
-  const MarchColumn<Traits, true> column(params);
+  MarchColumn<Traits, true> column(params);
   if constexpr (Traits::kHasStencil) {
     march_stencil_gradients(column, shared);
   } else {

@@ -9,8 +9,8 @@
 
 namespace geoloss::cuda {
 
-// A large tile has a small halo; without stencils there is none.
-constexpr int march_threads(bool has_stencil) { return has_stencil ? 384 : 256; }
+// A large tile has a small halo, as far as registers allow; without stencils there is none.
+constexpr int march_threads(bool has_stencil, bool lean) { return has_stencil && lean ? 384 : 256; }
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -75,11 +75,26 @@ inline std::pair<Cut, Cut> cut_plane(int64_t vectors, int64_t rows, int64_t halo
 
 }  // namespace detail
 
+// Whether there is an instance of the kernel for just these terms and the target's dtype, and every vector is
+// aligned.
+inline bool is_lean(const GeoSumsParams& p, const TermSelection& terms, const Tiling& t, bool backward) {
+  const bool exact =
+      !terms.stencil_terms() || terms.voxel_terms() == kNoTerms || terms.voxel_terms() == kDiceTerms;
+  const bool common = p.target.dtype == p.input.dtype || p.target.dtype == DType::kFloat32 ||
+                      p.target.dtype == DType::kUInt8 || p.target.dtype == DType::kBool;
+  return exact && common && t.input_aligned && t.target_aligned && (t.gradient_aligned || !backward);
+}
+
 inline Tiling march_tiling(const GeoSumsParams& p, const TermSelection& terms, bool backward) {
+  Tiling t{};
+  t.input_aligned = has_aligned_vectors(p.input, p.W);
+  t.target_aligned = has_aligned_vectors(p.target, p.W);
+  t.gradient_aligned = backward && has_aligned_vectors(p.grad_input, p.W);
+  t.lean = is_lean(p, terms, t, backward);
   const bool has_stencil = terms.stencil_terms() != 0;
   const int64_t halo = has_stencil ? (backward ? 2 : 1) : 0;
-  const auto [x, y] = detail::cut_plane(ceil_divide(p.W, kVector), p.H, halo, march_threads(has_stencil));
-  Tiling t{};
+  const int64_t threads = march_threads(has_stencil, t.lean);
+  const auto [x, y] = detail::cut_plane(ceil_divide(p.W, kVector), p.H, halo, threads);
   t.volumes = p.N * p.C;
   t.channels = 1;
   t.width = static_cast<int32_t>(x.interior * kVector), t.height = static_cast<int32_t>(y.interior);
@@ -89,16 +104,7 @@ inline Tiling march_tiling(const GeoSumsParams& p, const TermSelection& terms, b
   const int64_t most = ceil_divide(p.D, detail::kMinPlanes);
   t.planes = static_cast<int32_t>(ceil_divide(p.D, wanted < most ? wanted : most));
   t.tiles_z = static_cast<int32_t>(ceil_divide(p.D, t.planes));
-  t.input_aligned = has_aligned_vectors(p.input, p.W);
-  t.target_aligned = has_aligned_vectors(p.target, p.W);
-  t.gradient_aligned = backward && has_aligned_vectors(p.grad_input, p.W);
   return t;
-}
-
-// Every vector is aligned, and target has input's dtype.
-inline bool is_lean(const GeoSumsParams& p, const Tiling& t, bool backward) {
-  return t.input_aligned && t.target_aligned && (t.gradient_aligned || !backward) &&
-         p.input.dtype == p.target.dtype;
 }
 
 }  // namespace geoloss::cuda

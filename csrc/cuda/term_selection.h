@@ -15,6 +15,8 @@ namespace geoloss::cuda {
 constexpr int kVoxelTerms = terms::VoxelTerms::kCount;
 constexpr int kTermCount = kVoxelTerms + stencil::StencilTerms::kCount;
 constexpr uint32_t kAllVoxelTerms = (1u << kVoxelTerms) - 1;
+constexpr uint32_t kNoTerms = 0;
+constexpr uint32_t kAnyTerms = kAllVoxelTerms;  // of a kernel that looks up at run time which are wanted
 
 template <class Term, class... Terms>
 constexpr uint32_t bit_in(TermList<Terms...>) {

@@ -40,22 +40,25 @@ GEOLOSS_DEVICE float element_of(const WordsOf<Element>& words, int i) {
   }
 }
 
-// The vectors of a column of planes. Past the end of a row its last element is repeated.
+// A vector of a row, and those behind it in the following planes. Past the end of the row its last element is
+// repeated.
 struct VectorColumn {
-  const char* first;  // in plane 0
-  int64_t plane_bytes;
+  const TensorView& view;
+  char* here;
   int count;     // elements of the row from here on
   bool aligned;  // `count` is at least kVector, and every plane's vector is aligned
 
+  GEOLOSS_DEVICE void advance(int element_size) { here += view.stride_z * element_size; }
+
   template <class Element>
-  GEOLOSS_DEVICE WordsOf<Element> load_aligned(int z) const {
-    return *reinterpret_cast<const WordsOf<Element>*>(first + z * plane_bytes);
+  GEOLOSS_DEVICE WordsOf<Element> load_aligned() const {
+    return *reinterpret_cast<const WordsOf<Element>*>(here);
   }
 
   template <class Element>
-  GEOLOSS_DEVICE WordsOf<Element> load(int z) const {
-    if (aligned) return load_aligned<Element>(z);
-    const Element* const elements = reinterpret_cast<const Element*>(first + z * plane_bytes);
+  GEOLOSS_DEVICE WordsOf<Element> load() const {
+    if (aligned) return load_aligned<Element>();
+    const Element* const elements = reinterpret_cast<const Element*>(here);
     WordsOf<Element> words{};
 #pragma unroll
     for (int i = 0; i < kVector; ++i) set_element(words, i, elements[i < count ? i : count - 1]);
@@ -63,17 +66,17 @@ struct VectorColumn {
   }
 
   template <class Element>
-  GEOLOSS_DEVICE void store_aligned(int z, const float (&values)[kVector]) const {
+  GEOLOSS_DEVICE void store_aligned(const float (&values)[kVector]) const {
     WordsOf<Element> words{};
 #pragma unroll
     for (int i = 0; i < kVector; ++i) set_element(words, i, converted<Element>(values[i]));
-    *reinterpret_cast<WordsOf<Element>*>(const_cast<char*>(first) + z * plane_bytes) = words;
+    *reinterpret_cast<WordsOf<Element>*>(here) = words;
   }
 
   template <class Element>
-  GEOLOSS_DEVICE void store(int z, const float (&values)[kVector]) const {
-    if (aligned) return store_aligned<Element>(z, values);
-    Element* const elements = reinterpret_cast<Element*>(const_cast<char*>(first) + z * plane_bytes);
+  GEOLOSS_DEVICE void store(const float (&values)[kVector]) const {
+    if (aligned) return store_aligned<Element>(values);
+    Element* const elements = reinterpret_cast<Element*>(here);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       if (i < count) elements[i] = converted<Element>(values[i]);
@@ -109,23 +112,22 @@ inline bool has_aligned_vectors(const TensorView& view, int64_t W) {
 }
 
 GEOLOSS_DEVICE VectorColumn vector_column(const TensorView& view, bool aligned, int64_t W, int64_t n,
-                                          int64_t c, int y, int x) {
-  const int size = size_of(view.dtype);
-  const char* const data = static_cast<const char*>(view.data);
-  return {data + offset_of(view, n, c, 0, y, x) * size, view.stride_z * size, smaller(W - x, kVector),
-          aligned};
+                                          int64_t c, int z, int y, int x) {
+  char* const here = static_cast<char*>(view.data) + offset_of(view, n, c, z, y, x) * size_of(view.dtype);
+  return {view, here, smaller(W - x, kVector), aligned};
 }
 
 // The vectors of a tensor whose dtype, of 1, 2 or 4 bytes, is known at run time.
-GEOLOSS_DEVICE Words<4> load_any(const VectorColumn& column, DType dtype, int z) {
+GEOLOSS_DEVICE Words<4> load_any(const VectorColumn& column) {
   Words<4> words{};
-  if (size_of(dtype) == 4) {
-    words = column.load<float>(z);
-  } else if (size_of(dtype) == 2) {
-    const auto narrow = column.load<BFloat16>(z);
+  const int size = size_of(column.view.dtype);
+  if (size == 4) {
+    words = column.load<float>();
+  } else if (size == 2) {
+    const auto narrow = column.load<BFloat16>();
     words.word[0] = narrow.word[0], words.word[1] = narrow.word[1];
   } else {
-    words.word[0] = column.load<uint8_t>(z).word[0];
+    words.word[0] = column.load<uint8_t>().word[0];
   }
   return words;
 }

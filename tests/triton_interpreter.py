@@ -1,0 +1,129 @@
+"""Triton's interpreter as the tests use it: with bounds checked, rounding as in hardware, and faster.
+
+`install` changes the interpreter of this process; it is for TRITON_INTERPRET=1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+from triton.runtime.interpreter import TensorHandle
+
+
+class OutOfBoundsError(IndexError):
+    """A lane of a load or store that is not masked lies outside of all tensors of the launch."""
+
+
+def install() -> None:
+    np.seterr(all="ignore")  # what overflows on a GPU does so in silence
+    _check_bounds()
+    _round_to_nearest_even()
+    _patch_the_language_once_per_launch()
+    _leave_overflow_checks_out()
+
+
+# ---- bounds ----
+
+
+def _check_bounds() -> None:
+    """Every lane that is not masked has to lie inside the storage of a tensor that the launch was given."""
+    storages: list[tuple[int, int]] = []  # of the launch that is running: first byte, end
+    builder = interpreter.interpreter_builder
+    load, store = builder.create_masked_load, builder.create_masked_store
+    launch = interpreter.GridExecutor.__call__
+
+    def checked_launch(self: Any, *arguments: Any, **options: Any) -> None:
+        storages[:] = sorted(set(_storages([*arguments, *options.values()])))
+        launch(self, *arguments, **options)
+
+    def check(what: str, pointers: TensorHandle, mask: TensorHandle) -> None:
+        itemsize = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+        first = np.broadcast_to(pointers.data, mask.data.shape)[np.asarray(mask.data, bool)].astype(np.uint64)
+        inside = np.zeros(first.shape, bool)
+        for begin, end in storages:
+            inside |= (first >= begin) & (first + np.uint64(itemsize) <= end)
+        if not inside.all():
+            raise OutOfBoundsError(f"{what}: {np.count_nonzero(~inside)} lanes out of bounds")
+
+    def checked_load(pointers: TensorHandle, mask: TensorHandle, *rest: Any, **options: Any) -> TensorHandle:
+        check("load", pointers, mask)
+        return load(pointers, mask, *rest, **options)
+
+    def checked_store(pointers: TensorHandle, value: TensorHandle, mask: TensorHandle, *rest: Any) -> Any:
+        check("store", pointers, mask)
+        return store(pointers, value, mask, *rest)
+
+    builder.create_masked_load, builder.create_masked_store = checked_load, checked_store
+    interpreter.GridExecutor.__call__ = checked_launch
+
+
+def _storages(values: Any) -> list[tuple[int, int]]:
+    """First and end byte of the storage of every tensor among nested values."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()
+            found.append((storage.data_ptr(), storage.data_ptr() + storage.nbytes()))
+        elif isinstance(value, tuple):
+            found += _storages(value)
+    return found
+
+
+# ---- rounding ----
+
+
+def _round_to_nearest_even() -> None:
+    """float32 to bfloat16 as GPUs convert it (cvt.rn); the interpreter cuts the bits off."""
+    cast = interpreter.InterpreterBuilder.cast_impl
+
+    def rounding_cast(self: Any, source: TensorHandle, wanted: Any) -> TensorHandle:
+        if source.dtype.scalar == tl.float32 and wanted.scalar == tl.bfloat16:
+            values = torch.from_numpy(np.ascontiguousarray(source.data)).to(torch.bfloat16)
+            return TensorHandle(values.view(torch.uint16).numpy(), tl.bfloat16)
+        return cast(self, source, wanted)
+
+    interpreter.InterpreterBuilder.cast_impl = rounding_cast
+
+
+# ---- speed ----
+
+
+class _NothingToRestore:
+    def restore(self) -> None:
+        pass
+
+
+def _patch_the_language_once_per_launch() -> None:
+    """Not at every call of a jit function, as the interpreter does: that takes half of the tests' time."""
+    patch: Callable[[Any], Any] = interpreter._patch_lang
+    patched: set[frozenset[str]] = set()
+
+    class Scope:
+        def __init__(self, function: Any, modules: frozenset[str]) -> None:
+            self.modules, self.scope = modules, patch(function)
+            patched.add(modules)
+
+        def restore(self) -> None:
+            patched.remove(self.modules)
+            self.scope.restore()
+
+    def patch_once(function: Any) -> Any:
+        seen = function.__globals__.values()
+        modules = frozenset(
+            module.__name__ for module in (tl, tl.core) if any(each is module for each in seen)
+        )
+        return _NothingToRestore() if modules in patched else Scope(function, modules)
+
+    interpreter._patch_lang = patch_once
+
+
+def _leave_overflow_checks_out() -> None:
+    """They double the time of integer arithmetic, which is that of addresses: their bounds are checked."""
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
