@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import edt
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from bench.providers import Provider, Steps
@@ -22,11 +20,15 @@ MakeMask = Callable[[Tensor], Tensor]
 
 
 def of_scipy(mask: Tensor) -> Tensor:
+    from scipy import ndimage
+
     return _volume_by_volume(mask, ndimage.distance_transform_edt)
 
 
 def of_edt(mask: Tensor) -> Tensor:
     """The package edt, with torch's number of threads."""
+    import edt
+
     return _volume_by_volume(mask, lambda volume: edt.edt(volume, parallel=torch.get_num_threads()))
 
 
