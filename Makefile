@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CPP := $(wildcard $(addprefix csrc/,$(foreach folder,. cpu cuda,$(addprefix $(folder)/,*.h *.cpp *.cuh *.cu))))
 SOURCES := setup.py pyproject.toml $(CPP)
 # What runs a second time, on the Triton kernels in Triton's interpreter.
-TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_input determinism autograd registration triton))
+TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_input determinism autograd registration triton_interpreter))
 
 .PHONY: install demo test lint format bench clean
 

@@ -36,6 +36,9 @@ def install() -> None:
 CASES = 2
 """How many cases of each test are run, drawn at random, always the same."""
 CASES_OF = {
+    "test_schemas_are_those_of_the_compiled_operators": 6,
+    "test_a_float64_reaches_a_kernel_in_three_float32": 8,
+    "test_stencils_across_tiles_and_blocks": 10,
     "test_sample": 40,
     "test_each_term_alone": 20,
     "test_composition": 6,
