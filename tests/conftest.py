@@ -11,6 +11,7 @@ from numerics import INTERPRETED, fused_backends
 
 from geoloss_kernels import use_backend
 
+collect_ignore = [] if INTERPRETED else ["test_triton_interpreter.py"]
 if INTERPRETED:
     import triton_interpreter
 

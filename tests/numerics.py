@@ -94,6 +94,11 @@ def fused_backends() -> list[str]:
     return [name for name in DEVICES if name in TESTED_ALWAYS or reasons[name] is None]
 
 
+def fewer(cases: Sequence[Any]) -> Sequence[Any]:
+    """All of the cases that a test goes through; in Triton's interpreter, where each takes seconds, some."""
+    return cases[::4] if INTERPRETED else cases
+
+
 def library(backend: str) -> Any:
     """A backend's operators as the dispatcher has them."""
     with use_backend(backend):
