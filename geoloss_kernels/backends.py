@@ -20,7 +20,8 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 _operators = {"reference": Operators(ratio.geo_loss, reference.geo_sums, reference.geo_ratio)}
 _OPERATORS_MISSING = _extension.reason_missing()
 if _OPERATORS_MISSING is None:
-    _operators["cpu"] = _registrations.register("geoloss")
+    # One library for both: the dispatcher tells CPU and CUDA tensors apart.
+    _operators["cpu"] = _operators["cuda"] = _registrations.register("geoloss")
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
@@ -36,7 +37,7 @@ def _reason_against_triton() -> str | None:
 
 _REASONS: dict[str, str | None] = {
     "cpu": _OPERATORS_MISSING,
-    "cuda": "this version of geoloss_kernels has no CUDA operators",
+    "cuda": _extension.reason_missing_cuda(),
     "triton": _reason_against_triton(),
     "reference": None,
 }
@@ -46,13 +47,18 @@ _DEFAULTS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 """The fused backends of each type of device, the fastest first."""
 
 
+def _add(name: str, device: str, operators: Operators) -> None:
+    """Let `use_backend` choose operators that are not the package's own, as its tests do."""
+    _REASONS[name], _DEVICES[name], _operators[name] = None, device, operators
+
+
 def available() -> dict[str, str | None]:
     """Each backend's name with None where it can be used here, else with the reason why not."""
-    return dict(_REASONS)
+    return {name: _REASONS[name] for name in BACKENDS}
 
 
 def _check(backend: str) -> str:
-    if backend not in BACKENDS:
+    if backend not in _REASONS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     reason = _REASONS[backend]
     if reason is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import host_cuda.operators
 import pytest
 import torch
 from numerics import INTERPRETED, fused_backends
@@ -14,6 +15,14 @@ if INTERPRETED:
     import triton_interpreter
 
     triton_interpreter.install()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In Triton's interpreter, the tests of its kernels alone, and of each as many cases as time allows."""
+    if INTERPRETED:
+        kept = triton_interpreter.thinned(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,6 +39,8 @@ def seeded() -> None:
 @pytest.fixture(params=fused_backends())
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each fused backend in turn, in force for the test."""
+    if request.param == "cuda on host":
+        host_cuda.operators.add_backend()
     with use_backend(request.param):
         yield request.param
 

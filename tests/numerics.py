@@ -21,8 +21,16 @@ from geoloss_kernels.reference.voxels import prepare
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's kernels run in its interpreter, and are what is tested."""
 
-DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cpu" if INTERPRETED else "cuda"}
-"""Where each fused backend works."""
+DEVICES = {
+    "cpu": "cpu",
+    "cuda on host": "cpu",
+    "cuda": "cuda",
+    "triton": "cpu" if INTERPRETED else "cuda",
+}
+"""Where each fused backend works; "cuda on host" is the CUDA kernels, run on the CPU by `host_cuda`."""
+
+TESTED_ALWAYS = ("cpu", "cuda on host")
+"""The suite fails without these."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = tuple(getattr(torch, f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64))
@@ -76,14 +84,22 @@ TOLERANCES = {
 
 
 def fused_backends() -> list[str]:
-    """The CPU's always, so that the suite fails without it; the others where they can be used.
+    """Those that are always tested, and the others where they can be used.
 
     In Triton's interpreter, Triton's alone.
     """
     if INTERPRETED:
         return ["triton"]
     reasons = backends.available()
-    return [name for name in DEVICES if name == "cpu" or reasons[name] is None]
+    return [name for name in DEVICES if name in TESTED_ALWAYS or reasons[name] is None]
+
+
+def library(backend: str) -> Any:
+    """A backend's operators as the dispatcher has them."""
+    with use_backend(backend):
+        backends.operators(torch.empty(0, device=DEVICES[backend]))  # loads them
+    names = {"triton": "geoloss_triton", "cuda on host": "geoloss_cuda_on_host"}
+    return getattr(torch.ops, names.get(backend, "geoloss"))
 
 
 # ---- layouts: the same values in other places of memory ----

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from numerics import DEVICES, DTYPES
+from numerics import DEVICES, DTYPES, library
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -177,7 +177,7 @@ class TestRefusals:
     @pytest.mark.parametrize("name", ["geo_sums", "geo_ratio", "geo_loss"])
     def test_double_backward_of_each_operator(self, backend, name, from_dispatcher):
         logits, target = logits_and_target(backend, 1, 1, 3, 4)
-        operators = torch.ops.geoloss if from_dispatcher else backends.operators(logits)
+        operators = library(backend) if from_dispatcher else backends.operators(logits)
         options = (["intersection"], "none", [1.0, 1.0], [0], None, True)
         weights = ([1.0, 0.0], [1.0, 1.0])
         leaf = logits.detach()[..., :1, 0] if name == "geo_ratio" else logits.detach()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from numerics import DEVICES, DTYPES, TOLERANCES
+from numerics import DEVICES, DTYPES, TOLERANCES, library
 from torch import Tensor
 
 import geoloss_kernels as gk
@@ -389,6 +389,10 @@ class TestErrors:
             gk.FOGLoss(**options)(**given)
 
 
+def on_device(backend: str, value: Any) -> Any:
+    return value.to(DEVICES[backend]) if isinstance(value, Tensor) else value
+
+
 class TestErrorsOfTheOperators:
     """Whoever calls an operator directly gets a RuntimeError that names the argument."""
 
@@ -413,7 +417,7 @@ class TestErrorsOfTheOperators:
             ("include_background: without it, input needs two channels", {"include_background": False}),
         ],
     )  # fmt: skip
-    def test_sums(self, message, changed):
+    def test_sums(self, backend, message, changed):
         arguments = {
             "input": volume(*PLAIN),
             "target": volume(*PLAIN),
@@ -426,24 +430,26 @@ class TestErrorsOfTheOperators:
             "ignore_index": None,
             "include_background": True,
         }
+        given = {name: on_device(backend, value) for name, value in {**arguments, **changed}.items()}
+        grad_loss, grad_sums = (on_device(backend, volume(*shape)) for shape in ((2, 1), (2, 1, 1)))
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.geoloss.geo_sums(**{**arguments, **changed})
+            library(backend).geo_sums(**given)
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.geoloss.geo_sums_backward(volume(2, 1, 1), **{**arguments, **changed})
-        given = {**arguments, **changed, "numerator": [1.0, 0.0], "denominator": [0.0, 1.0]}
+            library(backend).geo_sums_backward(grad_sums, **given)
+        given |= {"numerator": [1.0, 0.0], "denominator": [0.0, 1.0]}
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.geoloss.geo_loss(**given)
+            library(backend).geo_loss(**given)
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.geoloss.geo_loss_backward(volume(2, 1), volume(2, 1, 1), **given)
+            library(backend).geo_loss_backward(grad_loss, grad_sums, **given)
 
     @pytest.mark.parametrize(
         "grad_sums", [volume(2, 1), volume(2, 1, 2), volume(1, 1, 1), volume(2, 1, 1, dtype=torch.float64)]
     )
-    def test_gradient_of_the_sums(self, grad_sums):
-        x = volume(*PLAIN)
+    def test_gradient_of_the_sums(self, backend, grad_sums):
+        x = on_device(backend, volume(*PLAIN))
         options = (["count"], "none", [1.0, 1.0], [0], None, True)
         with pytest.raises(RuntimeError, match="grad_sums: expected the shape and dtype of the sums"):
-            torch.ops.geoloss.geo_sums_backward(grad_sums, x, x, None, None, *options)
+            library(backend).geo_sums_backward(on_device(backend, grad_sums), x, x, None, None, *options)
 
     @pytest.mark.parametrize(
         ("message", "sums", "numerator", "denominator"),
@@ -456,11 +462,12 @@ class TestErrorsOfTheOperators:
             ("numerator, denominator: .* got 0 and 0", volume(2, 1, 2), [], []),
         ],
     )  # fmt: skip
-    def test_ratio(self, message, sums, numerator, denominator):
+    def test_ratio(self, backend, message, sums, numerator, denominator):
+        sums, grad_ratio = on_device(backend, sums), on_device(backend, volume(2, 1))
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.geoloss.geo_ratio(sums, numerator, denominator)
+            library(backend).geo_ratio(sums, numerator, denominator)
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.geoloss.geo_ratio_backward(volume(2, 1), sums, numerator, denominator)
+            library(backend).geo_ratio_backward(grad_ratio, sums, numerator, denominator)
 
     @pytest.mark.parametrize(
         ("message", "grad_loss", "sums", "numerator"),
@@ -470,22 +477,25 @@ class TestErrorsOfTheOperators:
             ("grad_sums: expected the shape and dtype of the sums", volume(1, 1), volume(1, 1, 1), [1.0] * 2),
         ],
     )  # fmt: skip
-    def test_gradient_of_the_loss(self, message, grad_loss, sums, numerator):
-        x = volume(*PLAIN)
+    def test_gradient_of_the_loss(self, backend, message, grad_loss, sums, numerator):
+        x = on_device(backend, volume(*PLAIN))
         options = (["count"], "none", [1.0, 1.0], [0], None, True, numerator, [1.0] * 2)
+        grad_loss, sums = on_device(backend, grad_loss), on_device(backend, sums)
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.geoloss.geo_loss_backward(grad_loss, sums, x, x, None, None, *options)
+            library(backend).geo_loss_backward(grad_loss, sums, x, x, None, None, *options)
 
-    def test_gradient_of_the_ratio(self):
-        for grad_ratio in (volume(2), volume(2, 2), volume(2, 1, dtype=torch.float64)):
+    def test_gradient_of_the_ratio(self, backend):
+        sums = on_device(backend, volume(2, 1, 1))
+        for wrong in (volume(2), volume(2, 2), volume(2, 1, dtype=torch.float64)):
+            grad_ratio = on_device(backend, wrong)
             with pytest.raises(RuntimeError, match=r"grad_ratio: expected \[N, C\] of sums' dtype"):
-                torch.ops.geoloss.geo_ratio_backward(grad_ratio, volume(2, 1, 1), [1.0, 0.0], [1.0, 0.0])
+                library(backend).geo_ratio_backward(grad_ratio, sums, [1.0, 0.0], [1.0, 0.0])
 
 
 def test_a_term_asked_for_twice_fills_both_columns(backend):
     volume_of_ones = torch.ones(1, 1, 2, 3, device=DEVICES[backend])
     terms = ["count", "prediction", "count"]
-    sums = torch.ops.geoloss.geo_sums(
+    sums = library(backend).geo_sums(
         volume_of_ones, volume_of_ones, None, None, terms, "none", [1.0, 1.0], [0, 1], None, True
     )
     assert sums.flatten().tolist() == [6.0, 6.0, 6.0]

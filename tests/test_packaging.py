@@ -13,11 +13,13 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import torch
 
 import geoloss_kernels as gk
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "csrc", "geoloss_kernels")
+BUILD_VARIABLES = ("GEOLOSS_", "CXX", "CUDA_", "TORCH_CUDA_")
 OPTIONAL = ("scipy", "monai", "nibabel", "matplotlib", "tensorboard", "tqdm", "nilearn", "skimage", "triton")
 
 
@@ -25,7 +27,7 @@ def run(
     *command: str, directory: Path = REPOSITORY, path: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Python with ``command``, in ``directory`` and without the environment's choices."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GEOLOSS_", "CXX"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(BUILD_VARIABLES)}
     if path is not None:
         kept["PATH"] = str(path)
     return subprocess.run(
@@ -219,17 +221,70 @@ class TestBuilding:
         assert "error" in result.stderr
         assert not list(tmp_path.rglob("*.so"))
 
-    def test_with_a_compiler_auto_builds(self, sources):
-        """Asked for its files, the build names the library, without compiling it."""
+    def extensions(
+        self, sources: Path, before: str = "", cuda: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Asked for its files, the build names the libraries, without compiling them; torch has ``cuda``."""
         program = (
-            "import runpy, setuptools; "
+            f"{before}import runpy, setuptools, torch; torch.version.cuda = {cuda!r}; "
             "setuptools.setup = lambda **k: print([e.name for e in k['ext_modules']]); "
             "runpy.run_path('setup.py')"
         )
+        return run("-c", program, directory=sources, **environment)
+
+    @pytest.mark.parametrize(
+        ("choice", "cuda", "expected"),
+        [
+            ("auto", None, ["geoloss_kernels._C"]),
+            ("auto", "13.0", ["geoloss_kernels._C", "geoloss_kernels._C_cuda"]),
+            ("cpu", "13.0", ["geoloss_kernels._C"]),
+            ("cuda", "13.0", ["geoloss_kernels._C", "geoloss_kernels._C_cuda"]),
+            ("none", "13.0", []),
+        ],
+    )
+    def test_what_a_choice_builds(self, sources, tmp_path, choice, cuda, expected):
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "nvcc").touch()
+        environment = {"GEOLOSS_BUILD": choice, "CUDA_HOME": str(tmp_path)}
         assert shutil.which("c++") is not None
-        for choice, expected in (
-            ("auto", "['geoloss_kernels._C']"),
-            ("cpu", "['geoloss_kernels._C']"),
-            ("none", "[]"),
-        ):
-            assert run("-c", program, directory=sources, GEOLOSS_BUILD=choice).stdout.strip() == expected
+        result = self.extensions(sources, cuda=cuda, **environment)
+        assert result.stdout.strip() == str(expected), result.stderr
+        assert result.stderr == ""
+
+    def test_insisting_on_cuda_beside_a_torch_without_it(self, sources):
+        result = self.extensions(sources, GEOLOSS_BUILD="cuda")
+        assert result.returncode == 1
+        assert result.stderr.strip() == f"GEOLOSS_BUILD=cuda: torch {torch.__version__} is built without CUDA"
+
+    @pytest.mark.parametrize("choice", ["auto", "cuda"])
+    def test_cuda_without_nvcc(self, sources, choice):
+        """Also where there is one: the build does not see it."""
+        blind = "import os, pathlib; pathlib.Path.exists = lambda p: p.name != 'nvcc' and os.path.exists(p); "
+        result = self.extensions(sources, blind, cuda="13.0", GEOLOSS_BUILD=choice)
+        assert "no CUDA compiler (nvcc) found" in result.stderr
+        assert result.returncode == (choice == "cuda")
+        if choice == "auto":
+            assert "Losses of CUDA tensors will use Triton" in result.stderr
+            assert result.stdout.strip() == "['geoloss_kernels._C']"
+
+    @pytest.mark.parametrize(
+        ("named", "flags"),
+        [
+            ("9.0", ["-gencode=arch=compute_90,code=sm_90"]),
+            (
+                "8.0;12.0+PTX",
+                [
+                    "-gencode=arch=compute_80,code=sm_80",
+                    "-gencode=arch=compute_120,code=sm_120",
+                    "-gencode=arch=compute_120,code=compute_120",
+                ],
+            ),
+        ],
+    )
+    def test_architectures_of_the_environment(self, sources, named, flags):
+        program = (
+            "import runpy, setuptools; setuptools.setup = lambda **k: None; s = runpy.run_path('setup.py'); "
+            "print([f for a in s['cuda_architectures']() for f in s['code_generation'](a)])"
+        )
+        result = run("-c", program, directory=sources, TORCH_CUDA_ARCH_LIST=named)
+        assert result.stdout.strip() == str(flags), result.stderr

@@ -25,6 +25,7 @@ from numerics import (
     VOXEL_TERMS,
     Case,
     assert_backend_matches_reference,
+    library,
     sample_cases,
 )
 
@@ -183,7 +184,7 @@ class TestLossOperator:
     @pytest.mark.parametrize("case", sample_cases(60, seed=1), ids=by_case)
     def test_composition(self, backend, case, from_dispatcher):
         arguments = case.arguments(DEVICES[backend])
-        operators = torch.ops.geoloss if from_dispatcher else backends.operators(arguments.input)
+        operators = library(backend) if from_dispatcher else backends.operators(arguments.input)
         self.assert_composition(operators.geo_loss, operators.geo_sums, operators.geo_ratio, arguments)
 
     def test_composition_of_the_reference(self):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from numerics import DEVICES, DTYPES, Case
+from numerics import DEVICES, DTYPES, Case, library
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
@@ -15,7 +15,6 @@ from torch.library import opcheck
 import geoloss_kernels as gk
 from geoloss_kernels import reference
 
-OPERATORS = torch.ops.geoloss
 VOLUMES = [(2, 1, 4, 5, 6), (2, 3, 5, 7)]
 WEIGHTS = ([1.0, 0.0, 2.0, 0.5], [0.0, 1.0, 1.0, 0.1])
 
@@ -46,36 +45,38 @@ class TestOpcheck:
     def test_sums(self, backend, name):
         arguments = list(sums_cases()[name].arguments(DEVICES[backend]))
         arguments[0] = arguments[0].detach().requires_grad_()
-        opcheck(OPERATORS.geo_sums.default, arguments)
+        opcheck(library(backend).geo_sums.default, arguments)
 
     @pytest.mark.parametrize("name", sums_cases())
     def test_sums_backward(self, backend, name):
         arguments = sums_cases()[name].arguments(DEVICES[backend])
-        sums = OPERATORS.geo_sums(*arguments)
-        opcheck(OPERATORS.geo_sums_backward.default, (torch.rand_like(sums), *arguments))
+        sums = library(backend).geo_sums(*arguments)
+        opcheck(library(backend).geo_sums_backward.default, (torch.rand_like(sums), *arguments))
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     def test_ratio(self, backend, dtype):
         sums = torch.rand(2, 3, 3, dtype=dtype, device=DEVICES[backend]).requires_grad_()
-        opcheck(OPERATORS.geo_ratio.default, (sums, *WEIGHTS))
+        opcheck(library(backend).geo_ratio.default, (sums, *WEIGHTS))
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     def test_ratio_backward(self, backend, dtype):
         sums = torch.rand(2, 3, 3, dtype=dtype, device=DEVICES[backend])
-        opcheck(OPERATORS.geo_ratio_backward.default, (torch.rand_like(sums[..., 0]), sums, *WEIGHTS))
+        opcheck(library(backend).geo_ratio_backward.default, (torch.rand_like(sums[..., 0]), sums, *WEIGHTS))
 
     @pytest.mark.parametrize("name", sums_cases())
     def test_loss(self, backend, name):
         arguments = sums_cases()[name].arguments(DEVICES[backend])
         leaf = arguments.input.detach().requires_grad_()
-        opcheck(OPERATORS.geo_loss.default, (leaf, *arguments[1:], *weights_for(arguments.terms)))
+        opcheck(library(backend).geo_loss.default, (leaf, *arguments[1:], *weights_for(arguments.terms)))
 
     @pytest.mark.parametrize("name", sums_cases())
     def test_loss_backward(self, backend, name):
         arguments = sums_cases()[name].arguments(DEVICES[backend])
         weights = weights_for(arguments.terms)
-        loss, sums = OPERATORS.geo_loss(*arguments, *weights)
-        opcheck(OPERATORS.geo_loss_backward.default, (torch.rand_like(loss), sums, *arguments, *weights))
+        loss, sums = library(backend).geo_loss(*arguments, *weights)
+        opcheck(
+            library(backend).geo_loss_backward.default, (torch.rand_like(loss), sums, *arguments, *weights)
+        )
 
 
 def weights_for(terms: Sequence[str]) -> tuple[list[float], list[float]]:
@@ -258,17 +259,18 @@ class TestFakeTensors:
     @pytest.mark.parametrize("device", ["cpu", "cuda"])
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("include_background", [True, False])
-    def test_shapes_and_dtypes(self, dtype, include_background, device):
+    def test_shapes_and_dtypes(self, backend, dtype, include_background, device):
         terms = ["count", "intersection", "second_order"]
         options = (terms, "softmax", [1.0, 1.0], [0, 1], None, include_background)
+        operators = library(backend)
         with FakeTensorMode():
             x, g = torch.empty(2, 3, 4, 5, dtype=dtype, device=device), torch.empty(2, 1, 4, 5, device=device)
-            sums = OPERATORS.geo_sums(x, g, None, None, *options)
-            slope = OPERATORS.geo_sums_backward(sums, x, g, None, None, *options)
-            ratio = OPERATORS.geo_ratio(sums, *WEIGHTS)
-            sums_slope = OPERATORS.geo_ratio_backward(ratio, sums, *WEIGHTS)
-            loss, loss_sums = OPERATORS.geo_loss(x, g, None, None, *options, *WEIGHTS)
-            loss_slope = OPERATORS.geo_loss_backward(loss, sums, x, g, None, None, *options, *WEIGHTS)
+            sums = operators.geo_sums(x, g, None, None, *options)
+            slope = operators.geo_sums_backward(sums, x, g, None, None, *options)
+            ratio = operators.geo_ratio(sums, *WEIGHTS)
+            sums_slope = operators.geo_ratio_backward(ratio, sums, *WEIGHTS)
+            loss, loss_sums = operators.geo_loss(x, g, None, None, *options, *WEIGHTS)
+            loss_slope = operators.geo_loss_backward(loss, sums, x, g, None, None, *options, *WEIGHTS)
         expected = reference.geo_sums(
             torch.zeros(2, 3, 4, 5, dtype=dtype), torch.zeros(2, 1, 4, 5), None, None, *options
         )
@@ -282,12 +284,13 @@ class TestFakeTensors:
         results = (sums, slope, ratio, sums_slope, loss, loss_sums, loss_slope)
         assert {tensor.device.type for tensor in results} == {device}
 
-    def test_a_loss_on_meta_tensors(self):
+    def test_a_loss_on_meta_tensors(self, backend):
+        operators = library(backend)
         x, g = (
             torch.empty(2, 1, 4, 5, device="meta", requires_grad=True),
             torch.empty(2, 1, 4, 5, device="meta"),
         )
-        sums = OPERATORS.geo_sums(x, g, None, None, ["prediction"], "sigmoid", [1.0, 1.0], [0], None, True)
-        OPERATORS.geo_ratio(sums, [1.0, 0.0], [0.0, 1.0]).sum().backward()
+        sums = operators.geo_sums(x, g, None, None, ["prediction"], "sigmoid", [1.0, 1.0], [0], None, True)
+        operators.geo_ratio(sums, [1.0, 0.0], [0.0, 1.0]).sum().backward()
         assert x.grad is not None
         assert (x.grad.shape, x.grad.device.type) == (x.shape, "meta")

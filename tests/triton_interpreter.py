@@ -1,15 +1,18 @@
 """Triton's interpreter as the tests use it: with bounds checked, rounding as in hardware, and faster.
 
-`install` changes the interpreter of this process; it is for TRITON_INTERPRET=1.
+`install` changes the interpreter of this process; it is for TRITON_INTERPRET=1. A program takes milliseconds
+there, so that `thinned` leaves the most of the cases to the other backends.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import triton.language as tl
 from triton.runtime import interpreter
@@ -23,9 +26,36 @@ class OutOfBoundsError(IndexError):
 def install() -> None:
     np.seterr(all="ignore")  # what overflows on a GPU does so in silence
     _check_bounds()
-    _round_to_nearest_even()
+    _convert_bfloat16()
     _patch_the_language_once_per_launch()
     _leave_overflow_checks_out()
+
+
+# ---- cases ----
+
+CASES = 2
+"""How many cases of each test are run, drawn at random, always the same."""
+CASES_OF = {
+    "test_sample": 40,
+    "test_each_term_alone": 20,
+    "test_composition": 6,
+    "test_terms_of_each_loss_on_rows_of_whole_vectors": 1,
+    "test_volumes_of_several_tiles": 1,
+}
+"""Of the tests that see most, and of those whose cases are large."""
+
+
+def thinned(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The items that test Triton's kernels, of each test function at most CASES of them, in their order."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if "backend" in getattr(item, "fixturenames", ()):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    chance = random.Random(0)
+    kept: set[pytest.Item] = set()
+    for test, each in cases.items():
+        kept.update(chance.sample(each, min(len(each), CASES_OF.get(test.rpartition("::")[2], CASES))))
+    return [item for item in items if item in kept]
 
 
 # ---- bounds ----
@@ -75,20 +105,24 @@ def _storages(values: Any) -> list[tuple[int, int]]:
     return found
 
 
-# ---- rounding ----
+# ---- bfloat16 ----
 
 
-def _round_to_nearest_even() -> None:
-    """float32 to bfloat16 as GPUs convert it (cvt.rn); the interpreter cuts the bits off."""
+def _convert_bfloat16() -> None:
+    """To and from float32 as GPUs do: the interpreter cuts bits off instead of rounding to nearest even
+    (cvt.rn), and loses those of numbers below 1e-38."""
     cast = interpreter.InterpreterBuilder.cast_impl
 
-    def rounding_cast(self: Any, source: TensorHandle, wanted: Any) -> TensorHandle:
-        if source.dtype.scalar == tl.float32 and wanted.scalar == tl.bfloat16:
+    def exact_cast(self: Any, source: TensorHandle, wanted: Any) -> TensorHandle:
+        types = source.dtype.scalar, wanted.scalar
+        if types == (tl.float32, tl.bfloat16):
             values = torch.from_numpy(np.ascontiguousarray(source.data)).to(torch.bfloat16)
             return TensorHandle(values.view(torch.uint16).numpy(), tl.bfloat16)
+        if types == (tl.bfloat16, tl.float32):
+            return TensorHandle((source.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
         return cast(self, source, wanted)
 
-    interpreter.InterpreterBuilder.cast_impl = rounding_cast
+    interpreter.InterpreterBuilder.cast_impl = exact_cast
 
 
 # ---- speed ----

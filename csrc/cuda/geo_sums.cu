@@ -18,6 +18,14 @@ struct Forward {
   Tensor sums, loss;  // the loss only with a ratio
 };
 
+std::vector<int64_t> shape_of_sums(const GeoSumsParams& p) {
+  return {p.N, p.C - p.first_channel, p.term_count};
+}
+
+ScalarType arithmetic_of(const GeoSumsParams& p) {
+  return p.input.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+}
+
 template <class T>
 void run_forward(const GeoSumsParams& p, const Ratio& ratio, const Tensor& input, const Forward& result) {
   const LaunchParams params = launch_params<T>(p, false);
@@ -29,19 +37,21 @@ void run_forward(const GeoSumsParams& p, const Ratio& ratio, const Tensor& input
                                    result.sums.mutable_data_ptr<T>(), loss, device.stream()));
 }
 
+// Of an input with voxels.
 Forward forward(const GeoSumsParams& p, const Ratio& ratio, const Tensor& input) {
-  const bool fp64 = p.input.dtype == DType::kFloat64;
-  const int64_t channels = p.C - p.first_channel;
-  const Tensor sums = torch::stable::new_empty(input, {p.N, channels, p.term_count},
-                                               fp64 ? ScalarType::Double : ScalarType::Float);
-  const Forward result{sums, ratio.fractions > 0 ? torch::stable::new_empty(sums, {p.N, channels}) : sums};
-  if (input.numel() == 0) return result;
-  if (fp64) {
+  const Tensor sums = torch::stable::new_empty(input, shape_of_sums(p), arithmetic_of(p));
+  const Forward result{
+      sums, ratio.fractions > 0 ? torch::stable::new_empty(sums, {sums.size(0), sums.size(1)}) : sums};
+  if (p.input.dtype == DType::kFloat64) {
     run_forward<double>(p, ratio, input, result);
   } else {
     run_forward<float>(p, ratio, input, result);
   }
   return result;
+}
+
+Tensor sums_of_nothing(const GeoSumsParams& p, const Tensor& input) {
+  return torch::stable::new_zeros(input, shape_of_sums(p), arithmetic_of(p));
 }
 
 template <class T>
@@ -59,7 +69,7 @@ Tensor geo_sums(const Tensor& input, const Tensor& target, const std::optional<T
                 bool include_background) {
   const GeoSumsParams p = params_of(
       {input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
-  return forward(p, {}, input).sums;
+  return input.numel() == 0 ? sums_of_nothing(p, input) : forward(p, {}, input).sums;
 }
 
 std::tuple<Tensor, Tensor> geo_loss(const Tensor& input, const Tensor& target,
@@ -71,6 +81,10 @@ std::tuple<Tensor, Tensor> geo_loss(const Tensor& input, const Tensor& target,
                                     const std::vector<double>& denominator) {
   const GeoSumsParams p = params_of(
       {input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
+  if (input.numel() == 0) {
+    const Tensor sums = sums_of_nothing(p, input);
+    return {geo_ratio(sums, numerator, denominator), sums};
+  }
   const Forward result = forward(p, ratio_numbers(p.term_count, numerator, denominator), input);
   return {result.loss, result.sums};
 }

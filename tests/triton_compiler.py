@@ -1,0 +1,163 @@
+"""Compiles the Triton kernels for a GPU that is not there: ``python triton_compiler.py sm_90`` prints JSON.
+
+The launchers run as they are, on CPU tensors, but for the launch itself: each kernel is compiled as it would
+be started, and its machine code is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from geoloss_kernels import formulas
+from geoloss_kernels.formulas import Formula
+from geoloss_kernels.triton import geo_ratio, geo_sums, launch
+from geoloss_kernels.triton.arguments import Arguments
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
+    "gfx90a": GPUTarget("hip", "gfx90a", 64),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+LOSSES: dict[str, Formula] = {
+    "dice": formulas.dice(),
+    "bce": formulas.bce(),
+    "fog": formulas.fog(),
+    "fog central": formulas.fog(operator="central"),
+    "dice + fog": formulas.dice() + formulas.fog(),
+    "dice + sog": formulas.dice() + formulas.sog(),
+    "sog two-sided": formulas.sog(two_sided=True),
+    "dice + boundary": formulas.dice() + formulas.boundary(),
+}
+NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+class AbsentGPU:
+    """Stands for the driver."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+
+def compiled_kernels(target: GPUTarget) -> list[tuple[str, Any]]:
+    """The list that every kernel launched from now on is added to, instead of being started."""
+    kernels: list[tuple[str, Any]] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        kernels.append((self.__name__, run(self, *arguments, grid=grid, warmup=True, **options)))
+
+    driver.set_active(AbsentGPU(target))
+    launch.WARP = target.warp_size
+    JITFunction.run = compile_only
+    return kernels
+
+
+def arguments(
+    loss: str, dtype: torch.dtype, activation: str = "sigmoid", width: int = 128, masked: bool = False
+) -> Arguments:
+    """Of two volumes 128 x 128 x ``width``; with a softmax, of four channels and a label map."""
+    channels = 4 if activation == "softmax" else 1
+    shape = (2, channels, 128, 128, width)
+    target = torch.zeros((2, 1, 128, 128, width), dtype=torch.uint8) if channels > 1 else torch.zeros(shape)
+    return Arguments(
+        input=torch.zeros(shape, dtype=dtype),
+        target=target if channels > 1 else target.to(dtype),
+        mask=torch.ones((2, 1, 128, 128, width), dtype=torch.bool) if masked else None,
+        map=torch.zeros(shape, dtype=dtype),
+        terms=LOSSES[loss].terms,
+        activation=activation,
+        spacing=(1.0, 1.0, 1.0),
+        axes=(0, 1, 2),
+        ignore_index=None,
+        include_background=True,
+    )
+
+
+def launch_everything(loss: str, **options: Any) -> None:
+    """Every kernel of the loss, forward and backward."""
+    given = arguments(loss, **options)
+    weights = LOSSES[loss].numerator, LOSSES[loss].denominator
+    value, sums = geo_sums.geo_loss(given, *weights)
+    geo_sums.geo_sums_backward(geo_ratio.geo_ratio_backward(value, sums, *weights), given)
+
+
+def report(kernel: Any) -> dict[str, Any]:
+    """Registers, spilled registers or bytes of stack, and how often each load and store occurs."""
+    if "amdgcn" in kernel.asm:
+        text = kernel.asm["amdgcn"]
+        spilled = re.findall(r"\.[vs]gpr_spill_count:\s+(\d+)", text)
+        return {
+            "registers": int(re.findall(r"\.vgpr_count:\s+(\d+)", text)[0]),
+            "spills": sum(map(int, spilled)) + len(re.findall(r"\bscratch_(?:load|store)", text)),
+            "memory": Counter(re.findall(r"\b(?:global|buffer)_(?:load|store)_\w+", text)),
+        }
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = tool("cuobjdump", "-res-usage", file.name)
+        code = tool("nvdisasm", file.name)
+    (registers, stack), *_ = re.findall(r"REG:(\d+) STACK:(\d+)", usage)
+    return {
+        "registers": int(registers),
+        "spills": int(stack) + len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        "memory": Counter(re.findall(r"\b(?:LDG|STG)\.E[.\w]*", code)),
+    }
+
+
+def tool(name: str, *options: str) -> str:
+    return subprocess.run([NVIDIA_TOOLS / name, *options], capture_output=True, text=True, check=True).stdout
+
+
+def cases(target: str) -> Iterator[dict[str, Any]]:
+    """Everything for one GPU, the most used for the others."""
+    yield {"loss": "dice", "dtype": torch.bfloat16}
+    yield {"loss": "dice + fog", "dtype": torch.float32, "activation": "softmax"}
+    for loss in LOSSES if target == "sm_90" else ("dice", "fog", "dice + fog"):
+        yield {"loss": loss, "dtype": torch.float32}
+    if target == "sm_90":
+        yield {"loss": "dice + fog", "dtype": torch.bfloat16}
+        yield {"loss": "dice + fog", "dtype": torch.float32, "masked": True}
+        yield {"loss": "dice + fog", "dtype": torch.float64}
+        yield {"loss": "dice", "dtype": torch.float32, "width": 129}
+
+
+def main(target: str) -> None:
+    kernels = compiled_kernels(TARGETS[target])
+    for case in cases(target):
+        kernels.clear()
+        launch_everything(**case)
+        for name, kernel in kernels:
+            described = {**case, "dtype": str(case["dtype"]).removeprefix("torch."), "kernel": name}
+            print(json.dumps({**described, **report(kernel)}))
+
+
+if __name__ == "__main__":
+    assert "TRITON_INTERPRET" not in os.environ
+    main(sys.argv[1])
