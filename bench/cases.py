@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import geoloss_kernels as gk
-from bench import plain_losses, scipy_losses
+from bench import distance_transforms, plain_losses, scipy_losses
 from bench.inputs import Volumes
 from bench.providers import (
     COPY,
@@ -38,11 +38,14 @@ PLAIN = "plain PyTorch, eager"
 PLAIN_COMPILED = "plain PyTorch, torch.compile"
 MONAI = "MONAI"
 SCIPY = "scipy + PyTorch"
+SCIPY_ALONE = "scipy"
+EDT = "edt"
 
 MEMORY = "memory"
 UINT8_TARGET = "dice_fog_uint8"
-LOSSES = ("fog", "dice_fog", "dice", "sog", "boundary", "hausdorff")
-CUDA_LOSSES = (*LOSSES, UINT8_TARGET)
+FUSED_LOSSES = ("fog", "dice_fog", "dice", "sog", "boundary", "hausdorff")
+LOSSES = (*FUSED_LOSSES, "edt_sparse", "edt_dense")
+CUDA_LOSSES = (*FUSED_LOSSES, UINT8_TARGET)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Case:
 
     Attributes:
         from_logits: the input is logits, else probabilities.
-        reference: the definition of right, for the correctness gate; None for the traffic of memory.
+        reference: the definition of right, for the correctness gate; None for what is no loss.
         target_dtype: of the target, if it is not the input's.
         missing: implementations that cannot be measured here.
     """
@@ -176,6 +179,11 @@ def _case(
     return Case(name, title, from_logits, providers, reference, target_dtype, missing)
 
 
+def _transform_case(name: str, title: str, make_mask: distance_transforms.MakeMask) -> Case:
+    """A distance transform on its own, which checks itself."""
+    return Case(name, title, False, distance_transforms.providers(make_mask, OURS, EDT, SCIPY_ALONE))
+
+
 def make_cases(device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[Case]:
     """Every case; those that name a compiled provider compile at its first call."""
     make = _Maker(device, dtype)
@@ -235,6 +243,10 @@ def make_cases(device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[
             scipy_losses.hausdorff_dt_loss,
         ),
     ]
+    if device == "cpu":
+        outside = distance_transforms.outside_of_lesions
+        cases.append(_transform_case("edt_sparse", "distance to the nearest lesion", outside))
+        cases.append(_transform_case("edt_dense", "distances within noise", distance_transforms.noise))
     if device == "cuda":
         cases.append(dice_fog(UINT8_TARGET, "Dice + FOG from logits, uint8 target", target_dtype=torch.uint8))
     return cases

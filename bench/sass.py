@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from bench.report import table
 
-VOXELS = 4  # of a thread and plane
+VOXELS = 4  # of a thread in a plane
 CLASSES = {
     "float": r"F(ADD|MUL|FMA|SEL|SETP|SET|MNMX|2F|2FP)|HADD2|HFMA2|I2F",
     "special": r"MUFU",
@@ -59,7 +59,7 @@ class Kernel:
     @property
     def title(self) -> str:
         """Direction, dtypes of input and target, stencil and set of terms."""
-        traits = re.search(r"MarchTraits<(\S+), (.+?), (.+), (\d+)u>", self.name)
+        traits = re.search(r"MarchTraits<(\S+), (.+?), (.+), (\d+)u(?:, \d+)?>", self.name)
         assert traits is not None
         input, target = (each.split("::")[-1] for each in traits.groups()[:2])
         stencil = "no stencil" if "NoStencil" in traits[3] else "FOG"
@@ -96,8 +96,9 @@ def main(cubins: Sequence[str]) -> None:
     for kernel in (kernel for cubin in cubins for kernel in kernels(cubin)):
         loop = kernel.loop()
         counts = Counter(map(class_of, loop))
-        shares = [f"{counts[name] / VOXELS:.1f}" for name in (*CLASSES, INTEGER)]
-        rows.append((kernel.title, f"{len(loop) / VOXELS:.1f}", *shares, str(len(kernel.body))))
+        voxels = VOXELS * max(1, sum(each.name == "BAR" for each in loop))  # an unrolled loop has more planes
+        shares = [f"{counts[name] / voxels:.1f}" for name in (*CLASSES, INTEGER)]
+        rows.append((kernel.title, f"{len(loop) / voxels:.1f}", *shares, str(len(kernel.body))))
     print(table(headings, rows))
 
 

@@ -52,6 +52,10 @@ struct MarchTraits {
   static constexpr int before(bool backward) { return backward ? kAfter : 0; }
 
   // Of an exact set of terms nothing is left to ask at run time.
+  GEOLOSS_DEVICE static int slot(const TermSelection& terms, int term) {
+    constexpr uint32_t kStencil = kHasStencil ? kMarchStencil : 0;
+    return slot_of(kTerms == kAnyTerms ? terms.wanted : kTerms | kStencil, term);
+  }
   GEOLOSS_DEVICE static bool wanted(const TermSelection& terms, int term) {
     return kTerms == kAnyTerms ? terms.wanted >> term & 1 : kTerms >> term & 1;
   }
@@ -142,9 +146,11 @@ struct MarchColumn {
   const LaunchParams& params;
   const GeoSumsParams& p;
   const TileIndex tile;
-  const int64_t n, c;  // c: the first of the thread's channels
+  const int64_t n, c;     // c: the first of the thread's channels
+  const int row, column;  // of the block's threads
   const int y, x;
   const bool takes_part;  // within the tile and its halo
+  const bool inside;      // within the tile
   const int first_plane, last_plane;
   int next_plane;  // to load
   VectorColumn input, target;
@@ -155,28 +161,32 @@ struct MarchColumn {
         tile(tile_of_block(params, blockIdx.x)),
         n(tile.volume * kChannels / p.C),
         c(tile.volume * kChannels % p.C),
-        y(larger(0, tile.y_begin - kBefore) + row()),
-        x(larger(0, tile.x_begin - kBefore * kVector) + column() * kVector),
+        row(threadIdx.x / params.tiling.block_columns),
+        column(threadIdx.x % params.tiling.block_columns),
+        y(larger(0, tile.y_begin - kBefore) + row),
+        x(larger(0, tile.x_begin - kBefore * kVector) + column * kVector),
         takes_part(y < smaller(p.H, tile.y_end + kAfter) && x < smaller(p.W, tile.x_end + kAfter * kVector)),
+        inside(takes_part && y >= tile.y_begin && y < tile.y_end && x >= tile.x_begin && x < tile.x_end),
         first_plane(larger(0, tile.z_begin - kBefore)),
         last_plane(smaller(p.D, tile.z_end + kAfter) - 1),
         next_plane(first_plane),
         input(vectors(p.input, params.tiling.input_aligned, c)),
         target(vectors(p.target, params.tiling.target_aligned, p.label_map ? 0 : c)) {}
 
-  // Of the block's threads.
-  GEOLOSS_DEVICE int columns() const { return params.tiling.block_columns; }
-  GEOLOSS_DEVICE int column() const { return threadIdx.x % columns(); }
-  GEOLOSS_DEVICE int row() const { return threadIdx.x / columns(); }
   GEOLOSS_DEVICE int place() const { return threadIdx.x; }
+
+  // The places of the threads beside. At the volume's border a voxel is its own neighbour, and at the halo's
+  // rim nobody asks.
+  GEOLOSS_DEVICE bool has_below() const { return y + 1 < p.H && row + 1 < params.tiling.block_rows; }
+  GEOLOSS_DEVICE bool has_right() const {
+    return x + kVector < p.W && column + 1 < params.tiling.block_columns;
+  }
+  GEOLOSS_DEVICE int below() const { return place() + (has_below() ? params.tiling.block_columns : 0); }
+  GEOLOSS_DEVICE int above() const { return place() - params.tiling.block_columns; }
 
   // A thread without vectors reads those of another.
   GEOLOSS_DEVICE VectorColumn vectors(const TensorView& view, bool aligned, int64_t channel) const {
     return vector_column(view, aligned, p.W, n, channel, first_plane, takes_part ? y : 0, takes_part ? x : 0);
-  }
-
-  GEOLOSS_DEVICE bool inside() const {
-    return takes_part && y >= tile.y_begin && y < tile.y_end && x >= tile.x_begin && x < tile.x_end;
   }
 
   GEOLOSS_DEVICE bool summed(int channel) const { return c + channel >= p.first_channel; }
@@ -286,12 +296,8 @@ struct MarchDifferences {
       : scale(first_order_scale<float>(column.p)),
         here(of_z.errors(channel)),
         above(of_next.errors(channel)) {
-    // At the volume's border a voxel is its own neighbour, and at the halo's rim nobody asks.
-    const int place = column.place(), rows = column.params.tiling.block_rows;
-    const bool has_below = column.y + 1 < column.p.H && column.row() + 1 < rows;
-    const bool has_right = column.x + kVector < column.p.W && column.column() + 1 < column.columns();
-    below = exchange.vector(z, channel, has_below ? place + column.columns() : place);
-    right = has_right ? exchange.end(z, channel, place + 1) : here.lane[kVector - 1];
+    below = exchange.vector(z, channel, column.below());
+    right = column.has_right() ? exchange.end(z, channel, column.place() + 1) : here.lane[kVector - 1];
   }
 
   GEOLOSS_DEVICE PerAxis<float> at(int i) const {
@@ -341,7 +347,7 @@ GEOLOSS_DEVICE void march_voxel_values(MarchColumn<Traits, false>& column, March
   for (int z = column.first_plane; z < column.tile.z_end; ++z) {
     const auto here = column.decode(loaded);
     loaded = column.load();
-    if (column.inside()) add_values(column, here, sums);
+    if (column.inside) add_values(column, here, sums);
   }
 }
 
@@ -354,15 +360,15 @@ GEOLOSS_DEVICE void march_all_values(MarchColumn<Traits, false>& column, unsigne
   auto loaded = column.load();
   put_errors(column, error, z, here);
   __syncthreads();
-#pragma unroll 1
+#pragma unroll 2
   for (; z < column.tile.z_end; ++z) {
     const auto next = column.decode(loaded);
     loaded = column.load();
-    if (column.inside()) add_values(column, here, sums);
+    if (column.inside) add_values(column, here, sums);
 #pragma unroll
     for (int channel = 0; channel < Traits::kChannels; ++channel) {
       const MarchDifferences<Traits, false> differences(column, error, z, channel, here, next);
-      if (!column.inside()) continue;
+      if (!column.inside) continue;
       column.for_each_element([&](int i) GEOLOSS_LAMBDA_INLINE {
         sums[channel][number_of_stencil<typename Traits::Stencil>()] += differences.value(i);
       });
@@ -416,7 +422,7 @@ struct MarchGradient {
 
   // Plane by plane, from the first one that was loaded. of_stencil: ∂Σ Ψ/∂prediction
   GEOLOSS_DEVICE void write(int z, const Vector<kChannels>& v, const Quad (&of_stencil)[kChannels]) {
-    if (z >= column.tile.z_begin && column.inside()) {
+    if (z >= column.tile.z_begin && column.inside) {
       float gradient[kChannels][kVector];
 #pragma unroll
       for (int i = 0; i < kVector; ++i) gradient_at(v, i, of_stencil, gradient);
@@ -439,7 +445,7 @@ struct MarchGradient {
   };
 
   GEOLOSS_DEVICE float weight(int channel, int term) const {
-    return weights[channel * kTermCount + slot_of(column.params.terms.wanted, term)];
+    return weights[channel * kTermCount + Traits::slot(column.params.terms, term)];
   }
 
   GEOLOSS_DEVICE Slopes slopes(int channel, const Voxel<float>& voxel, float of_stencil) const {
@@ -533,7 +539,7 @@ GEOLOSS_DEVICE void march_stencil_gradients(MarchColumn<Traits, true>& column, u
   auto loaded = column.load();
   put_errors(column, error, z, here);
   __syncthreads();
-#pragma unroll 1
+#pragma unroll 2
   for (; z < column.tile.z_end; ++z) {
     const auto next = column.decode(loaded);
     loaded = column.load();
@@ -549,9 +555,8 @@ GEOLOSS_DEVICE void march_stencil_gradients(MarchColumn<Traits, true>& column, u
     __syncthreads();
 #pragma unroll
     for (int channel = 0; channel < kChannels; ++channel) {
-      const Quad before_along_y =
-          column.row() > 0 ? beside.vector(z, channel, place - column.columns()) : Quad{};
-      const float before_along_x = column.column() > 0 ? beside.end(z, channel, place - 1) : 0.0f;
+      const Quad before_along_y = column.row > 0 ? beside.vector(z, channel, column.above()) : Quad{};
+      const float before_along_x = column.column > 0 ? beside.end(z, channel, place - 1) : 0.0f;
       MarchFlux<Operator>::add_from_beside(before_along_y, before_along_x, of_stencil[channel]);
     }
     gradient.write(z, here, of_stencil);
