@@ -144,7 +144,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _settings(options: argparse.Namespace) -> list[Setting]:
-    """What to measure. Raises ValueError for a shape, loss or dtype that is not one."""
+    """What to measure. Raises ValueError for a device, shape, loss or dtype that is not there."""
+    if options.device == "cuda" and not machine.has_gpu():
+        raise ValueError("--device: expected cpu, since torch sees no GPU, got 'cuda'")
     known = LOSSES if options.device == "cpu" else CUDA_LOSSES
     for loss in options.losses or ():
         if loss not in known:

@@ -44,8 +44,9 @@ class Gpu:
         cache = getattr(torch.cuda.get_device_properties(), "L2_cache_size", 0)
         eviction_buffer(max(EVICTION_BYTES, EVICTED_CACHES * cache), "cuda").sum()
 
-    def peak_growth(self, call: Callable[[], Any]) -> int:
-        """Bytes by which the allocated memory peaks above its start during ``call``."""
+    def peak_growth(self, call: Callable[[], Any], release: Callable[[], None]) -> int:
+        """Bytes by which the allocated memory peaks above its start, after ``release``, during ``call``."""
+        release()
         self.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -65,7 +66,8 @@ class Gpu:
         torch.cuda.current_stream().wait_stream(aside)
         steps.release()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # The outer context makes this stream the current one again also where the capture fails to end.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
             _both(steps)
         return graph.replay
 
@@ -145,4 +147,4 @@ class CudaRun(Run):
         return end - start
 
     def _peak_growth(self) -> int | None:
-        return GPU.peak_growth(self._call)
+        return GPU.peak_growth(self._call, self.steps.release)

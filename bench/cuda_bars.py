@@ -130,4 +130,6 @@ def _verdict(
 
 
 def _show(value: float, percent: bool) -> str:
-    return f"{100 * value:.3g} %" if percent else f"{value:.3g} x"
+    if percent:
+        return f"{100 * value:.3g} %"
+    return f"{value:.0f} x" if value >= 100 else f"{value:.3g} x"

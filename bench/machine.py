@@ -40,6 +40,10 @@ def slug(device: str = "cpu") -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
 def gpu_model() -> str:
     return torch.cuda.get_device_name()
 

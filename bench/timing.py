@@ -151,7 +151,7 @@ class Run:
         return None if growth is None else max(0, growth - gradient)
 
     def _peak_growth(self) -> int | None:
-        return peak_growth(self._call)
+        return peak_growth(self._call, self.steps.release)
 
     def _call(self) -> tuple[float, float, int]:
         """Seconds forward and backward, and page faults. Frees the result and the gradient, untimed."""

@@ -179,11 +179,13 @@ class TestTiming:
 
     def test_gradient_is_released_before_every_forward_step(self, log):
         recorded(Plan(rounds=3), Recorder("a", log))
-        assert log == ["a release", "a forward", "a backward"] * (len(log) // 3)
+        before = [log[index - 1] for index, line in enumerate(log) if line == "a forward"]
+        assert set(before) == {"a release"}
+        assert log.count("a forward") == log.count("a backward") == len(before)
 
     def test_all_take_turns(self, monkeypatch, log):
         monkeypatch.setattr(timing, "FAST", 0.0)
-        monkeypatch.setattr(timing, "peak_growth", lambda call: None)
+        monkeypatch.setattr(timing, "peak_growth", lambda *_: None)
         names = ("a", "b", "c")
         recorded(Plan(rounds=10), *(Recorder(name, log) for name in names))
         visits = [line[0] for line in log if "forward" in line][2 * len(names) :]
@@ -229,6 +231,14 @@ class TestMemory:
 
         growth = memory.peak_growth(call)
         assert growth == pytest.approx(64 * MIB, abs=MIB)
+
+    def test_what_the_last_call_left_hides_nothing(self):
+        left: list[Tensor] = []
+
+        def call() -> None:
+            left.append(torch.ones(64 * MIB // 4))
+
+        assert memory.peak_growth(call, left.clear) == pytest.approx(64 * MIB, abs=MIB)
 
     def test_fused_loss_needs_its_gradient_alone(self):
         (case,) = (case for case in eager_cases() if case.name == "dice_fog")
@@ -288,6 +298,7 @@ class TestBars:
         assert not verdict.passed
 
     def test_bars_name_measured_cases(self):
+        pytest.importorskip("monai")
         names = {(case.name, provider.name) for case in make_cases() for provider in case.providers}
         assert {key for bar in bars.BARS for key in (bar.numerator, bar.denominator)} <= names
 

@@ -62,7 +62,8 @@ class StandIn(cuda.Gpu):
     def evict(self) -> None:
         self.log.append("evict")
 
-    def peak_growth(self, call: Callable[[], Any]) -> int:
+    def peak_growth(self, call: Callable[[], Any], release: Callable[[], None]) -> int:
+        release()
         call()
         return 500_000
 
@@ -78,6 +79,7 @@ def gpu(monkeypatch) -> StandIn:
     monkeypatch.setattr(Volumes, "to", lambda volumes, device: volumes)
     backends = (Backend("cpu", "geoloss", OURS, OPERATORS), cases.BACKENDS["cuda"][1])
     monkeypatch.setitem(cases.BACKENDS, "cuda", backends)
+    monkeypatch.setattr(machine, "has_gpu", lambda: True)
     monkeypatch.setattr(machine, "gpu_model", lambda: "Abacus 1")
     monkeypatch.setattr(machine, "_describe_gpu", lambda: {"gpu": "Abacus 1"})
     return stand_in
@@ -100,6 +102,7 @@ class TestRun:
 
     @pytest.mark.usefixtures("steps")
     def test_all_losses_in_both_dtypes(self, tmp_path, capsys):
+        pytest.importorskip("monai")
         arguments = "--device cuda --shapes 1x1x16^3 --dtypes float32 bfloat16 --rounds 3 --budget 0.01"
         assert command.main([*arguments.split(), "--output", str(tmp_path)]) == 0
         (table,) = tmp_path.glob("abacus-1-*.md")
@@ -148,6 +151,13 @@ class TestRun:
             command.main(arguments.split())
         assert stop.value.code == 2
         assert "error: --" in capsys.readouterr().err
+
+    def test_without_a_gpu_nothing_is_started(self, monkeypatch, capsys):
+        monkeypatch.setattr(machine, "has_gpu", lambda: False)
+        with pytest.raises(SystemExit) as stop:
+            command.main(["--device", "cuda"])
+        assert stop.value.code == 2
+        assert "error: --device: expected cpu, since torch sees no GPU" in capsys.readouterr().err
 
     def test_defaults_hold_the_volumes_of_the_bars(self):
         measured = {(setting.shape, setting.dtype) for setting in CUDA_SETTINGS}
@@ -330,6 +340,7 @@ class TestBars:
 
 
 def test_share_of_a_training_step():
+    pytest.importorskip("monai")
     (times,) = training_step.measure_steps("cpu", (16,), 3)
     assert format_shape(times.shape) == "4x3x16^3"
     assert 0 < times.share < 1
