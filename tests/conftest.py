@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import host_cuda.operators
 import pytest
 import torch
-from numerics import INTERPRETED, fused_backends
+from numerics import INTERPRETED, fused_backends, is_run_on_host
 
 from geoloss_kernels import use_backend
 
@@ -26,6 +26,14 @@ def single_thread() -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what "cuda on host" would take too long for."""
+    left_out = {item for item in items if "cuda on host" in item.name and not is_run_on_host(item.nodeid)}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(params=fused_backends())
