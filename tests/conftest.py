@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import host_cuda.operators
 import pytest
 import torch
-from numerics import INTERPRETED, fused_backends
+from numerics import INTERPRETED, fused_backends, is_run_on_host
 
 from geoloss_kernels import use_backend
 
@@ -19,11 +19,14 @@ if INTERPRETED:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In Triton's interpreter, the tests of its kernels alone, and of each as many cases as time allows."""
+    """Leaves out what Triton's interpreter, or "cuda on host", would take too long for."""
     if INTERPRETED:
         kept = triton_interpreter.thinned(items)
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
+    else:
+        kept = [item for item in items if "cuda on host" not in item.name or is_run_on_host(item.nodeid)]
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = kept
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -86,14 +86,15 @@ def test_launches_are_clean(sanitizer):
     assert done.stdout.endswith(" cases\n")
 
 
+@pytest.fixture(scope="module")
+def planted() -> dict[str, Path]:
+    csrc = planted_bugs.plant()
+    return {sanitizer: build.launches(sanitizer, csrc) for sanitizer in SANITIZERS}
+
+
 @pytest.mark.timeout(600)
 class TestPlantedBugs:
     """Each makes a copy of the kernels wrong in one place, and is found."""
-
-    @pytest.fixture(scope="class")
-    def planted(self) -> dict[str, Path]:
-        csrc = planted_bugs.plant()
-        return {sanitizer: build.launches(sanitizer, csrc) for sanitizer in SANITIZERS}
 
     @pytest.mark.parametrize("sanitizer", SANITIZERS)
     def test_nothing_is_caught_without_them(self, planted, sanitizer):

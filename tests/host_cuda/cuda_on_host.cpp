@@ -91,7 +91,7 @@ class SharedMemory {
   }
 
  private:
-  static constexpr size_t kAlignment = 16, kGuard = 9 * kAlignment;
+  static constexpr size_t kAlignment = 16, kGuard = 1001 * kAlignment;
   static constexpr unsigned char kMark = 0xfb;
 
   void permit_guards() { sanitizers::permit(memory_.data(), memory_.size()); }

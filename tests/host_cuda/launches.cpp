@@ -112,7 +112,8 @@ class Launches {
     mask_.fill([&] { return random() % 4 != 0; });
     map_.fill([&] { return uniform(random); });
     p_.N = c.N, p_.C = c.C, p_.D = c.D, p_.H = c.H, p_.W = c.W;
-    p_.input = input_.view(), p_.target = target_.view(), p_.map = map_.view();
+    p_.input = input_.view(), p_.target = target_.view();
+    if (c.terms == kVoxelwise) p_.map = map_.view();
     if (c.masked) p_.mask = mask_.view();
     p_.label_map = c.labels && c.C > 1;
     p_.has_ignore_index = c.labels;
