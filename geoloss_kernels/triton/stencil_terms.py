@@ -77,7 +77,7 @@ def first_order_slope(P: tl.constexpr, OPERATOR: tl.constexpr, NORM: tl.constexp
 
 @triton.jit
 def gathered(OPERATOR: tl.constexpr, previous, here, next, first, last):
-    """The adjoint along one axis. Forward differences of samples clamped to the volume are 0 outside of it."""
+    """The adjoint along one axis. Forward differences of clamped samples are 0 outside the volume anyway."""
     if OPERATOR == "forward":
         return adjoint(OPERATOR, previous, here, next)
     else:
