@@ -47,16 +47,18 @@ COMPILE_FLAGS = [
     "-isystem",
     str(TORCH / "include"),
 ]
-# The CPU kernel is compiled once per instruction set; the operator chooses one at run time.
-KERNEL = "csrc/cpu/geo_sums_kernel.cpp"
+# The CPU kernels are compiled once per instruction set; the operators choose one at run time.
+KERNELS = ["csrc/cpu/geo_sums_kernel.cpp", "csrc/cpu/distance_transform_kernel.cpp"]
 VARIANTS = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
     VARIANTS |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
 OPERATORS = [
     "csrc/library.cpp",
+    "csrc/cpu/instruction_set.cpp",
     "csrc/cpu/geo_sums.cpp",
     "csrc/cpu/geo_ratio.cpp",
     "csrc/cpu/geo_loss.cpp",
+    "csrc/cpu/distance_transform.cpp",
 ]
 
 NVCC_FLAGS = [
@@ -83,12 +85,12 @@ class BuildOperators(build_ext):
             self.build_cpu(ext)
 
     def build_cpu(self, ext: Extension) -> None:
-        """Each variant of the kernel is compiled with its own flags."""
+        """Each variant of the kernels is compiled with its own flags."""
         build = Path(self.build_temp)
         objects = self.compiler.compile(OPERATORS, str(build), extra_postargs=COMPILE_FLAGS)
         for name, flags in VARIANTS.items():
             objects += self.compiler.compile(
-                [KERNEL], str(build / name), extra_postargs=[*COMPILE_FLAGS, *flags, f"-DGEOLOSS_ISA={name}"]
+                KERNELS, str(build / name), extra_postargs=[*COMPILE_FLAGS, *flags, f"-DGEOLOSS_ISA={name}"]
             )
         self.compiler.link_shared_object(
             objects,
@@ -185,7 +187,7 @@ def extensions() -> list[Extension]:
             "Losses will use the PyTorch reference, and on GPUs Triton."
         )
         return []
-    built = [Extension("geoloss_kernels._C", [*OPERATORS, KERNEL], py_limited_api=True)]
+    built = [Extension("geoloss_kernels._C", [*OPERATORS, *KERNELS], py_limited_api=True)]
     if choice == "cpu":
         return built
     reason = reason_against_cuda()

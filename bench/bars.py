@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.cases import COMPILED, EAGER, MEMORY, MONAI, OURS
+from bench.cases import COMPILED, EAGER, EDT, MEMORY, MONAI, OURS, SCIPY_ALONE
 from bench.providers import SUM
 from bench.timing import Measurement
 
@@ -33,7 +33,8 @@ class Verdict:
     text: str
     limit: str
     measured: str
-    passed: bool
+    passed: bool | None = None
+    """None where it was not measured."""
 
 
 FOG: Key = ("fog", OURS)
@@ -46,6 +47,12 @@ BARS = (
     Bar("Dice + FOG: not slower than MONAI DiceLoss alone", ("dice", MONAI), DICE_FOG, 1.0),
     Bar("Dice + FOG: faster than MONAI HausdorffDTLoss", ("hausdorff", MONAI), DICE_FOG, 200.0),
     Bar("Dice + FOG: faster than MONAI BoundaryLoss", ("boundary", MONAI), DICE_FOG, 100.0),
+    Bar("BD: faster than MONAI BoundaryLoss", ("boundary", MONAI), ("boundary", OURS), 10.0),
+    Bar("HD: faster than MONAI HausdorffDTLoss", ("hausdorff", MONAI), ("hausdorff", OURS), 15.0),
+    Bar("EDT, few sites: not slower than edt", ("edt_sparse", EDT), ("edt_sparse", OURS), 1.0),
+    Bar("EDT, many sites: not slower than edt", ("edt_dense", EDT), ("edt_dense", OURS), 1.0),
+    Bar("EDT, few sites: faster than scipy", ("edt_sparse", SCIPY_ALONE), ("edt_sparse", OURS), 8.0),
+    Bar("EDT, many sites: faster than scipy", ("edt_dense", SCIPY_ALONE), ("edt_dense", OURS), 8.0),
 )
 
 

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from monai.losses import BoundaryLoss, DiceLoss, HausdorffDTLoss
+import torch
 from torch import Tensor
 
 import geoloss_kernels as gk
-from bench import plain_losses, scipy_losses
+from bench import distance_transforms, plain_losses, scipy_losses
 from bench.inputs import Volumes
-from bench.providers import COPY, SUM, Loss, Provider, compiled, of_loss, of_operators
-from geoloss_kernels import formulas, reference
+from bench.providers import (
+    COPY,
+    SUM,
+    Loss,
+    Missing,
+    Provider,
+    compiled,
+    in_float32,
+    of_loss,
+    of_operators,
+    with_backend,
+)
+from geoloss_kernels import backends, formulas, reference
 from geoloss_kernels.formulas import Formula
 
 OURS = "ours"
 OPERATORS = "ours, operators alone"
+TRITON = "ours in Triton"
+TRITON_OPERATORS = "ours in Triton, operators alone"
 EAGER = "reference, eager"
 COMPILED = "reference, torch.compile"
 PLAIN = "plain PyTorch, eager"
 PLAIN_COMPILED = "plain PyTorch, torch.compile"
 MONAI = "MONAI"
 SCIPY = "scipy + PyTorch"
+SCIPY_ALONE = "scipy"
+EDT = "edt"
 
 MEMORY = "memory"
-LOSSES = ("fog", "dice_fog", "dice", "sog", "boundary", "hausdorff")
+UINT8_TARGET = "dice_fog_uint8"
+FUSED_LOSSES = ("fog", "dice_fog", "dice", "sog", "boundary", "hausdorff")
+LOSSES = (*FUSED_LOSSES, "edt_sparse", "edt_dense")
+CUDA_LOSSES = (*FUSED_LOSSES, UINT8_TARGET)
 
 
 @dataclass(frozen=True)
@@ -35,7 +54,9 @@ class Case:
 
     Attributes:
         from_logits: the input is logits, else probabilities.
-        reference: the definition of right, for the correctness gate; None for the traffic of memory.
+        reference: the definition of right, for the correctness gate; None for what is no loss.
+        target_dtype: of the target, if it is not the input's.
+        missing: implementations that cannot be measured here.
     """
 
     name: str
@@ -43,50 +64,140 @@ class Case:
     from_logits: bool
     providers: Sequence[Provider]
     reference: Loss | None = None
+    target_dtype: torch.dtype | None = None
+    missing: Sequence[Missing] = ()
 
     def input_of(self, volumes: Volumes) -> Tensor:
         return volumes.logits if self.from_logits else volumes.probabilities
 
+    def target_of(self, volumes: Volumes) -> Tensor:
+        return volumes.target if self.target_dtype is None else volumes.target.to(self.target_dtype)
 
-def _fused_case(
+
+@dataclass(frozen=True)
+class Backend:
+    """An implementation of ours: its name in `use_backend`, its library in `torch.ops`, and its titles."""
+
+    name: str
+    library: str
+    title: str
+    operators_title: str
+
+
+BACKENDS = {
+    "cpu": (Backend("cpu", "geoloss", OURS, OPERATORS),),
+    "cuda": (
+        Backend("cuda", "geoloss", OURS, OPERATORS),
+        Backend("triton", "geoloss_triton", TRITON, TRITON_OPERATORS),
+    ),
+}
+"""Of each type of device; the first is the one that a user gets."""
+
+Entry = Provider | Missing
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the cases for a type of device and a dtype of input."""
+
+    device: str
+    dtype: torch.dtype
+
+    def fused(
+        self,
+        name: str,
+        title: str,
+        formula: Formula,
+        ours: Loss,
+        reference: Loss,
+        plain: Loss,
+        from_logits: bool,
+        others: Sequence[Entry] = (),
+        target_dtype: torch.dtype | None = None,
+    ) -> Case:
+        """A loss that torch.compile can take as one graph."""
+        activation = "sigmoid" if from_logits else "none"
+        entries = [
+            *self._by_backend(lambda backend: of_loss(backend.title, self._forced(backend, ours))),
+            *self._by_backend(
+                lambda backend: of_operators(
+                    backend.operators_title, formula, activation, backend.name, backend.library
+                )
+            ),
+            of_loss(EAGER, reference),
+            compiled(COMPILED, reference),
+            of_loss(PLAIN, self._rival(plain)),
+            compiled(PLAIN_COMPILED, self._rival(plain)),
+            *others,
+        ]
+        return _case(name, title, from_logits, entries, reference, target_dtype)
+
+    def distance(self, name: str, title: str, ours: Loss, reference: Loss, monai: Entry, scipy: Loss) -> Case:
+        """A loss with a distance transform, which leaves PyTorch and so cannot be compiled.
+
+        Beside a GPU it takes seconds, and ours and MONAI's have to do.
+        """
+        (of_ours, *_) = self._by_backend(lambda backend: of_loss(backend.title, ours, on_host=True))
+        rest = [of_loss(EAGER, reference), monai, of_loss(SCIPY, scipy)] if self.device == "cpu" else [monai]
+        return _case(name, title, True, [of_ours, *rest], reference)
+
+    def monai(self, name: str, on_host: bool = False, **options: Any) -> Entry:
+        """The loss ``name`` of MONAI."""
+        try:
+            from monai import losses
+        except ImportError as error:
+            return Missing(MONAI, str(error))
+        return of_loss(MONAI, self._rival(getattr(losses, name)(**options)), on_host=on_host)
+
+    def _by_backend(self, make: Callable[[Backend], Provider]) -> list[Entry]:
+        return [self._of_backend(backend, make) for backend in BACKENDS[self.device]]
+
+    def _of_backend(self, backend: Backend, make: Callable[[Backend], Provider]) -> Entry:
+        reason = backends.available()[backend.name]
+        provider = make(backend)
+        return provider if reason is None else Missing(provider.name, reason)
+
+    def _forced(self, backend: Backend, loss: Loss) -> Loss:
+        is_default = backend is BACKENDS[self.device][0]
+        return loss if is_default else with_backend(backend.name, loss)
+
+    def _rival(self, loss: Loss) -> Loss:
+        """Others compute in the dtype of their input, which the gate lets pass in float32 only."""
+        return loss if self.dtype.itemsize >= 4 else in_float32(loss)
+
+
+def _case(
     name: str,
     title: str,
-    formula: Formula,
-    ours: Loss,
-    reference: Loss,
-    plain: Loss,
     from_logits: bool,
-    others: Sequence[Provider] = (),
+    entries: Sequence[Entry],
+    reference: Loss,
+    target_dtype: torch.dtype | None = None,
 ) -> Case:
-    """A loss that torch.compile can take as one graph."""
-    providers = [
-        of_loss(OURS, ours),
-        of_operators(OPERATORS, formula, "sigmoid" if from_logits else "none"),
-        of_loss(EAGER, reference),
-        compiled(COMPILED, reference),
-        of_loss(PLAIN, plain),
-        compiled(PLAIN_COMPILED, plain),
-        *others,
-    ]
-    return Case(name, title, from_logits, providers, reference)
+    providers = [entry for entry in entries if isinstance(entry, Provider)]
+    missing = [entry for entry in entries if isinstance(entry, Missing)]
+    return Case(name, title, from_logits, providers, reference, target_dtype, missing)
 
 
-def _distance_case(name: str, title: str, ours: Loss, reference: Loss, monai: Loss, scipy: Loss) -> Case:
-    """A loss with a distance transform, which leaves PyTorch and so cannot be compiled."""
-    providers = [
-        of_loss(OURS, ours),
-        of_loss(EAGER, reference),
-        of_loss(MONAI, monai),
-        of_loss(SCIPY, scipy),
-    ]
-    return Case(name, title, True, providers, reference)
+def _transform_case(name: str, title: str, make_mask: distance_transforms.MakeMask) -> Case:
+    """A distance transform on its own, which checks itself."""
+    return Case(name, title, False, distance_transforms.providers(make_mask, OURS, EDT, SCIPY_ALONE))
 
 
-def make_cases() -> list[Case]:
+def make_cases(device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[Case]:
     """Every case; those that name a compiled provider compile at its first call."""
-    return [
+    make = _Maker(device, dtype)
+    dice_fog = partial(
+        make.fused,
+        formula=formulas.dice() + formulas.fog(),
+        ours=gk.DiceFOGLoss(sigmoid=True),
+        reference=partial(reference.dice_fog_loss, sigmoid=True),
+        plain=plain_losses.dice_fog_loss,
+        from_logits=True,
+    )
+    cases = [
         Case(MEMORY, "memory traffic", False, [SUM, COPY]),
-        _fused_case(
+        make.fused(
             "fog",
             "FOG (l2) from probabilities",
             formulas.fog(),
@@ -95,16 +206,8 @@ def make_cases() -> list[Case]:
             plain_losses.fog_loss,
             from_logits=False,
         ),
-        _fused_case(
-            "dice_fog",
-            "Dice + FOG from logits",
-            formulas.dice() + formulas.fog(),
-            gk.DiceFOGLoss(sigmoid=True),
-            partial(reference.dice_fog_loss, sigmoid=True),
-            plain_losses.dice_fog_loss,
-            from_logits=True,
-        ),
-        _fused_case(
+        dice_fog("dice_fog", "Dice + FOG from logits"),
+        make.fused(
             "dice",
             "Dice from logits",
             formulas.dice(),
@@ -112,9 +215,9 @@ def make_cases() -> list[Case]:
             partial(reference.dice_loss, sigmoid=True),
             plain_losses.dice_loss,
             from_logits=True,
-            others=[of_loss(MONAI, DiceLoss(sigmoid=True))],
+            others=[make.monai("DiceLoss", sigmoid=True)],
         ),
-        _fused_case(
+        make.fused(
             "sog",
             "SOG from probabilities",
             formulas.sog(),
@@ -123,20 +226,27 @@ def make_cases() -> list[Case]:
             plain_losses.sog_loss,
             from_logits=False,
         ),
-        _distance_case(
+        make.distance(
             "boundary",
             "boundary loss (BD) from logits",
             gk.BoundaryLoss(sigmoid=True),
             partial(reference.boundary_loss, sigmoid=True),
-            BoundaryLoss(sigmoid=True),
+            make.monai("BoundaryLoss", on_host=True, sigmoid=True),
             scipy_losses.boundary_loss,
         ),
-        _distance_case(
+        make.distance(
             "hausdorff",
             "Hausdorff loss (HD) from logits",
             gk.HausdorffDTLoss(include_background=True, sigmoid=True),
             partial(reference.hausdorff_dt_loss, sigmoid=True),
-            HausdorffDTLoss(include_background=True, sigmoid=True),
+            make.monai("HausdorffDTLoss", on_host=True, include_background=True, sigmoid=True),
             scipy_losses.hausdorff_dt_loss,
         ),
     ]
+    if device == "cpu":
+        outside = distance_transforms.outside_of_lesions
+        cases.append(_transform_case("edt_sparse", "distance to the nearest lesion", outside))
+        cases.append(_transform_case("edt_dense", "distances within noise", distance_transforms.noise))
+    if device == "cuda":
+        cases.append(dice_fog(UINT8_TARGET, "Dice + FOG from logits, uint8 target", target_dtype=torch.uint8))
+    return cases

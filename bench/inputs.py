@@ -23,6 +23,9 @@ class Volumes:
     probabilities: Tensor
     target: Tensor
 
+    def to(self, device: str) -> Volumes:
+        return Volumes(self.logits.to(device), self.probabilities.to(device), self.target.to(device))
+
 
 def parse_shape(text: str) -> Shape:
     """``2x1x128^3`` or ``2x1x96x112x96`` as (N, C, D, H, W)."""

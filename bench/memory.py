@@ -54,18 +54,22 @@ def page_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def peak_growth(call: Callable[[], Any], repeats: int = 3) -> int | None:
+def peak_growth(
+    call: Callable[[], Any], release: Callable[[], None] = lambda: None, repeats: int = 3
+) -> int | None:
     """Bytes by which the resident memory peaks above its start during ``call``: the least of ``repeats``.
 
+    ``release`` drops before each what the last call left, which would hide as much of the next one's.
     Counts whatever allocates: PyTorch, NumPy, C++. The kernel counts per core in batches, so that some
     100 kB are noise. None where the kernel does not tell.
     """
     if not CLEAR_REFS.exists():
         return None
-    return min(_growth(call) for _ in range(repeats))
+    return min(_growth(call, release) for _ in range(repeats))
 
 
-def _growth(call: Callable[[], Any]) -> int:
+def _growth(call: Callable[[], Any], release: Callable[[], None]) -> int:
+    release()
     gc.collect()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):

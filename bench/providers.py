@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geoloss_kernels import backends, use_backend
 from geoloss_kernels.formulas import Formula
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -37,15 +38,25 @@ class Provider:
         loss: the function that ``prepare`` times, for the correctness gate; None if it is not a loss.
         arrays: how many arrays of the input's size (forward, backward) have to move through memory: read
             input and target; read both again and write the gradient.
+        on_host: it leaves the GPU for the CPU, so that it is slow and cannot be in a CUDA graph.
     """
 
     name: str
     prepare: Callable[[Tensor, Tensor], Steps]
     loss: Loss | None = None
     arrays: Arrays = (2, 3)
+    on_host: bool = False
 
 
-def of_loss(name: str, loss: Loss) -> Provider:
+@dataclass(frozen=True)
+class Missing:
+    """A provider that cannot be measured here, and why."""
+
+    name: str
+    reason: str
+
+
+def of_loss(name: str, loss: Loss, on_host: bool = False) -> Provider:
     """Timed as in training: ``loss(input, target).backward()`` with ``input.grad`` None before."""
 
     def prepare(input: Tensor, target: Tensor) -> Steps:
@@ -56,7 +67,24 @@ def of_loss(name: str, loss: Loss) -> Provider:
 
         return Steps(lambda: loss(leaf, target), Tensor.backward, release)
 
-    return Provider(name, prepare, loss)
+    return Provider(name, prepare, loss, on_host=on_host)
+
+
+def with_backend(backend: str, loss: Loss) -> Loss:
+    def forced(input: Tensor, target: Tensor) -> Tensor:
+        with use_backend(backend):
+            return loss(input, target)
+
+    return forced
+
+
+def in_float32(loss: Loss) -> Loss:
+    """``loss`` of single-precision copies, which it makes itself."""
+
+    def widened(input: Tensor, target: Tensor) -> Tensor:
+        return loss(input.float(), target.float())
+
+    return widened
 
 
 def compiled(name: str, loss: Loss) -> Provider:
@@ -64,16 +92,20 @@ def compiled(name: str, loss: Loss) -> Provider:
     return of_loss(name, torch.compile(loss, fullgraph=True, dynamic=False))
 
 
-def of_operators(name: str, formula: Formula, activation: str) -> Provider:
+def of_operators(
+    name: str, formula: Formula, activation: str, backend: str | None = None, library: str = "geoloss"
+) -> Provider:
     """`geo_sums` and `geo_sums_backward` alone: the kernels without autograd, checks or the ratio."""
 
     def prepare(input: Tensor, target: Tensor) -> Steps:
-        operators = torch.ops.geoloss
+        with use_backend(backend):
+            backends.operators(input)  # loads the library
+        operators = getattr(torch.ops, library)
         dimensions = input.ndim - 2
         arguments = (input, target, None, None, formula.terms, activation)
         options = ([1.0] * dimensions, list(range(dimensions)), None, True)
         sums = operators.geo_sums(*arguments, *options)
-        one = torch.full(sums.shape[:2], 1 / sums.shape[:2].numel())
+        one = sums.new_full(sums.shape[:2], 1 / sums.shape[:2].numel())
         grad_sums = operators.geo_ratio_backward(one, sums, formula.numerator, formula.denominator)
         return Steps(
             lambda: operators.geo_sums(*arguments, *options),

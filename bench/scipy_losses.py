@@ -14,9 +14,8 @@ from torch import Tensor
 
 def boundary_loss(logits: Tensor, target: Tensor) -> Tensor:
     """1/|Ω| Σ s D(g), D signed."""
-    masks = target.numpy() > 0.5
-    maps = np.stack([_signed_distance(mask) for mask in masks.reshape(-1, *masks.shape[2:])])
-    distance = torch.from_numpy(maps).view(target.shape).to(target.dtype)
+    maps = np.stack([_signed_distance(mask) for mask in _masks(target)])
+    distance = torch.from_numpy(maps).view(target.shape).to(target)
     return (torch.sigmoid(logits) * distance).mean()
 
 
@@ -29,9 +28,13 @@ def hausdorff_dt_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def _squared_distances(volumes: Tensor) -> Tensor:
     """Squared distance to the boundary of each mask above 0.5."""
-    masks = volumes.numpy() > 0.5
-    maps = np.stack([_unsigned_distance(mask) for mask in masks.reshape(-1, *masks.shape[2:])])
-    return torch.from_numpy(maps**2).view(volumes.shape).to(volumes.dtype)
+    maps = np.stack([_unsigned_distance(mask) for mask in _masks(volumes)])
+    return torch.from_numpy(maps**2).view(volumes.shape).to(volumes)
+
+
+def _masks(volumes: Tensor) -> NDArray[np.bool_]:
+    """The voxels above 0.5, [N · C, *spatial]."""
+    return (volumes > 0.5).flatten(0, 1).cpu().numpy()
 
 
 def _signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from bench.memory import page_faults, peak_growth, reserve
 from bench.providers import Provider, Steps
 
 PHASES = ("forward", "backward", "both")
+CUDA_PHASES = ("graph", "host")
 FEWEST_CALLS = 3
 FAST = 0.5  # s; faster calls follow on an untimed one, which wakes the threads
 EVICTION_BYTES = 1 << 28
@@ -36,12 +37,14 @@ class Plan:
         budget: seconds for the timed calls of one provider; slow ones get fewer calls, at least 3.
         cold: read 256 MiB before each timed call, so that its input is in memory and not in a cache.
         reserved: calls find the memory that they allocate in the heap, touched; needs `keep_freed_memory`.
+        graphs: on a GPU also time both steps as one CUDA graph, whose memory is kept until the end.
     """
 
     rounds: int = 40
     budget: float = 6.0
     cold: bool = False
     reserved: bool = False
+    graphs: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,20 @@ class Spread:
     p80: float
 
 
+def spread_of(times: Sequence[float]) -> Spread:
+    p20, *_, p80 = quantiles(times, n=5, method="inclusive")
+    return Spread(median(times), p20, p80)
+
+
 @dataclass
 class Measurement:
-    """One provider on one input."""
+    """One provider on one input.
+
+    Attributes:
+        graph: seconds of both steps, replayed from a CUDA graph.
+        host: seconds until the host has queued both steps on an idle GPU.
+        no_graph: why there is no CUDA graph, if one was wanted.
+    """
 
     case: Case
     provider: Provider
@@ -65,6 +79,9 @@ class Measurement:
     backward: list[float] = field(default_factory=list)
     faults: list[int] = field(default_factory=list)
     extra_bytes: int | None = None
+    graph: list[float] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)
+    no_graph: str | None = None
 
     @property
     def both(self) -> list[float]:
@@ -72,23 +89,32 @@ class Measurement:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        return PHASES if self.provider.arrays[1] else PHASES[:1]
+        steps = PHASES if self.provider.arrays[1] else PHASES[:1]
+        return (*steps, *(phase for phase in CUDA_PHASES if getattr(self, phase)))
 
     @property
     def whole(self) -> str:
         """The phase that stands for all the work of the provider."""
-        return self.phases[-1]
+        return PHASES[-1] if self.provider.arrays[1] else PHASES[0]
 
     def spread(self, phase: str) -> Spread:
-        times = getattr(self, phase)
-        p20, *_, p80 = quantiles(times, n=5, method="inclusive")
-        return Spread(median(times), p20, p80)
+        return spread_of(getattr(self, phase))
 
     def bytes_moved(self, phase: str) -> int:
         """What the operation has to move, however an implementation does it."""
         forward, backward = self.provider.arrays
-        arrays = {"forward": forward, "backward": backward, "both": forward + backward}[phase]
-        return arrays * self.array_bytes
+        arrays = {"forward": forward, "backward": backward}.get(phase, forward + backward)
+        reads_of_target = 1 if phase in ("forward", "backward") else 2
+        return arrays * self.array_bytes - reads_of_target * self._bytes_saved_by_target
+
+    @property
+    def _bytes_saved_by_target(self) -> int:
+        """By a target of smaller elements than the input's."""
+        target = self.case.target_dtype
+        return 0 if target is None else self.array_bytes - torch.Size(self.shape).numel() * target.itemsize
+
+    def bytes_per_second(self, phase: str) -> float:
+        return self.bytes_moved(phase) / self.spread(phase).median
 
     @property
     def array_bytes(self) -> int:
@@ -96,7 +122,9 @@ class Measurement:
 
 
 @dataclass
-class _Run:
+class Run:
+    """The calls of one provider on the CPU."""
+
     measurement: Measurement
     steps: Steps
     calls: int = 0
@@ -105,13 +133,13 @@ class _Run:
         if self.measurement.forward and self.measurement.forward[-1] < FAST:
             self._call()
         if plan.cold:
-            _eviction_buffer().sum()
+            eviction_buffer().sum()
         forward, backward, faults = self._call()
         self.measurement.forward.append(forward)
         self.measurement.backward.append(backward)
         self.measurement.faults.append(faults)
 
-    def warm_up(self) -> float:
+    def warm_up(self, plan: Plan) -> float:
         """Seconds of the second call; the first one compiles."""
         self._call()
         return sum(self._call()[:2])
@@ -119,8 +147,11 @@ class _Run:
     def peak(self) -> int | None:
         """Most memory beyond input, target and, after a backward step, the gradient."""
         gradient = self.measurement.array_bytes if self.steps.backward else 0
-        growth = peak_growth(self._call)
+        growth = self._peak_growth()
         return None if growth is None else max(0, growth - gradient)
+
+    def _peak_growth(self) -> int | None:
+        return peak_growth(self._call, self.steps.release)
 
     def _call(self) -> tuple[float, float, int]:
         """Seconds forward and backward, and page faults. Frees the result and the gradient, untimed."""
@@ -136,18 +167,22 @@ class _Run:
 
 
 def measure(
-    cases: Sequence[Case], volumes: Volumes, plan: Plan, say: Callable[[str], None] = lambda line: None
+    cases: Sequence[Case],
+    volumes: Volumes,
+    plan: Plan,
+    say: Callable[[str], None] = lambda line: None,
+    run_type: type[Run] = Run,
 ) -> list[Measurement]:
     """Time every provider of ``cases`` on ``volumes``: forward, backward, page faults, peak memory.
 
     All take part in every round, in a new order each time; those that need fewer calls, in some rounds that
     are evenly spaced.
     """
-    runs = [_prepare(case, provider, volumes) for case in cases for provider in case.providers]
+    runs = [_prepare(case, provider, volumes, run_type) for case in cases for provider in case.providers]
     if plan.reserved:
         reserve(min(RESERVED_ARRAYS * volumes.target.nbytes, RESERVED_LIMIT))
     for run in runs:
-        seconds = run.warm_up()
+        seconds = run.warm_up(plan)
         run.calls = calls_within(plan, seconds)
         say(f"  {run.measurement.case.name}: {run.measurement.provider.name}: {1e3 * seconds:.1f} ms")
     with _garbage_kept():
@@ -157,7 +192,7 @@ def measure(
     return [run.measurement for run in runs]
 
 
-def _take_turns(runs: Sequence[_Run], plan: Plan) -> None:
+def _take_turns(runs: Sequence[Run], plan: Plan) -> None:
     order = random.Random(0)
     for index in range(plan.rounds):
         for run in order.sample(runs, len(runs)):
@@ -180,8 +215,8 @@ def _garbage_kept() -> Iterator[None]:
 
 
 @functools.cache
-def _eviction_buffer() -> Tensor:
-    return torch.ones(EVICTION_BYTES // 4)
+def eviction_buffer(size: int = EVICTION_BYTES, device: str = "cpu") -> Tensor:
+    return torch.ones(size // 4, device=device)
 
 
 def calls_within(plan: Plan, seconds: float) -> int:
@@ -194,7 +229,7 @@ def takes_part(calls: int, index: int, rounds: int) -> bool:
     return (index + 1) * calls // rounds > index * calls // rounds
 
 
-def _prepare(case: Case, provider: Provider, volumes: Volumes) -> _Run:
+def _prepare(case: Case, provider: Provider, volumes: Volumes, run_type: type[Run]) -> Run:
     volume = case.input_of(volumes)
     measurement = Measurement(case, provider, tuple(volume.shape), volume.dtype)
-    return _Run(measurement, provider.prepare(volume, volumes.target))
+    return run_type(measurement, provider.prepare(volume, case.target_of(volumes)))

@@ -28,5 +28,15 @@ STABLE_TORCH_LIBRARY(geoloss, m) {
       "Tensor? map, str[] terms, str activation, float[] spacing, int[] axes, int? ignore_index, "
       "bool include_background, float[] numerator, float[] denominator) -> Tensor");
 
+  // The exact Euclidean distance of each voxel to the nearest one on the other side of the mask's boundary,
+  // in the unit of spacing; side: "foreground", "both" or "signed". dtype is float64 or float32.
+  m.def(
+      "distance_transform(Tensor mask, float[] spacing, str side, float without_boundary, ScalarType dtype) "
+      "-> Tensor");
+  // The same, and that voxel's index in the flattened volume, -1 where there is none.
+  m.def(
+      "distance_transform_with_indices(Tensor mask, float[] spacing, str side, float without_boundary, "
+      "ScalarType dtype) -> (Tensor, Tensor)");
+
   m.def("cpu_instruction_set() -> str");
 }

@@ -8,7 +8,7 @@ See `geoloss_kernels.losses` for the modules, `geoloss_kernels.functional` for t
 `geoloss_kernels.reference` for the same in plain PyTorch, `geoloss_kernels.backends` for what computes them.
 """
 
-from geoloss_kernels import backends, functional, reference
+from geoloss_kernels import backends, distance, functional, reference
 from geoloss_kernels.backends import build_info, use_backend
 from geoloss_kernels.losses import (
     BCELoss,
@@ -20,6 +20,7 @@ from geoloss_kernels.losses import (
     DiceSOGLoss,
     FOGLoss,
     HausdorffDTLoss,
+    LogHausdorffDTLoss,
     SOGLoss,
     TverskyLoss,
 )
@@ -37,12 +38,14 @@ __all__ = [
     "DiceSOGLoss",
     "BoundaryLoss",
     "HausdorffDTLoss",
+    "LogHausdorffDTLoss",
     "DiceBoundaryLoss",
     "DiceHausdorffDTLoss",
     "GEOLoss",
     "functional",
     "reference",
     "backends",
+    "distance",
     "use_backend",
     "build_info",
 ]

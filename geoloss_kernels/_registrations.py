@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._C import _any_requires_grad, _are_functorch_transforms_active, _AutoDispatchBelowAutograd
 from torch._ops import OpOverload
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.library import Library, register_fake, register_vmap
 
 Context = Any
@@ -105,6 +105,8 @@ def _with_derivative(
     tensors = len(_tensor_names(operator))
 
     def kernel(*arguments: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(operator, arguments[:tensors])
         if torch.is_grad_enabled() and _any_requires_grad(*arguments[:tensors]):
             return derivative.apply(arguments[tensors:], *arguments[:tensors])
         with _AutoDispatchBelowAutograd():
@@ -117,6 +119,18 @@ def _with_derivative(
 
     library.impl(operator, kernel, "Autograd")
     return call
+
+
+def _refuse_tangents(operator: OpOverload, tensors: Sequence[Tensor | None]) -> None:
+    """Raise where forward-mode differentiation, which the operator would leave out, has reached it."""
+    if not torch._C._is_fwd_grad_enabled():
+        return
+    for name, tensor in zip(_tensor_names(operator), tensors, strict=True):
+        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                f"{name}: expected a tensor without tangent, since {operator._opname} has no forward-mode "
+                'derivative; differentiate backward, or use geoloss_kernels.use_backend("reference")'
+            )
 
 
 def _derivative(operator: OpOverload, backward: Callable[..., Tensor]) -> type[Function]:

@@ -1,4 +1,4 @@
-"""The ``geoloss`` command: scan, train, predict, evaluate and demo.
+"""The ``geoloss`` command: scan, preprocess, train, predict, evaluate and demo.
 
 A user error is one line ``geoloss: error: ...`` on standard error and exit code 2.
 """
@@ -72,6 +72,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands, arguments)
     _add_scan(commands)
+    _add_preprocess(commands)
     _add_train(commands)
     _add_predict(commands)
     _add_evaluate(commands)
@@ -100,6 +101,18 @@ def _add_scan(commands: Commands) -> None:
         help="leave out subjects that do not pass the checks, and say so on standard error",
     )
     parser.set_defaults(handler=_scan)
+
+
+def _add_preprocess(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "preprocess", help="register each subject's images to its FLAIR and correct their bias fields"
+    )
+    _add_source_arguments(parser)
+    _add_modalities(parser)
+    parser.add_argument("--reference", default="flair", metavar="NAME", help="the image to register to")
+    parser.add_argument("--no-bias-correction", action="store_true", help="leave the bias fields")
+    parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder for the results")
+    parser.set_defaults(handler=_preprocess)
 
 
 def _add_train(commands: Commands) -> None:
@@ -224,6 +237,24 @@ def _scan(options: argparse.Namespace) -> None:
         on_incomplete=skip if options.skip_incomplete else None,
     )
     print(format_table(subjects), end="")
+
+
+def _preprocess(options: argparse.Namespace) -> None:
+    from geoloss_kernels.training.errors import InputError
+    from geoloss_kernels.training.layouts import load_subjects
+    from geoloss_kernels.training.preprocessing import PreprocessingOptions, preprocess
+
+    if find_spec("SimpleITK") is None:
+        raise InputError("preprocess needs SimpleITK: pip install 'geoloss-kernels[preprocess]'")
+    subjects = load_subjects(
+        options.source,
+        options.modalities,
+        patterns=_patterns(options.pattern),
+        fold=options.fold,
+        masks_required=False,
+    )
+    preprocess(subjects, options.out, PreprocessingOptions(options.reference, not options.no_bias_correction))
+    print(f"finished: {options.out / 'subjects.csv'}")
 
 
 def _train(options: argparse.Namespace) -> None:

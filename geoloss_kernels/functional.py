@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 
 from geoloss_kernels import backends, formulas
+from geoloss_kernels.distance import loss_maps
+from geoloss_kernels.distance.loss_maps import LossVolumes
 from geoloss_kernels.formulas import Formula
-from geoloss_kernels.reference import phi
 from geoloss_kernels.reference.options import (
     resolve_activation,
     resolve_axes,
     resolve_ignore_index,
-    voxels_from_options,
 )
 from geoloss_kernels.reference.reduction import reduce_loss
 from geoloss_kernels.reference.voxels import (
-    Voxels,
     check_axes,
     check_companion,
     check_spacing,
     check_volumes,
+    valid_voxels,
 )
 
 if TYPE_CHECKING:
@@ -329,8 +329,8 @@ def boundary_loss(
     """1/|Ω| Σ s D(g), D the signed distance in mm (Kervadec et al. 2019; MONAI's BoundaryLoss).
 
     Args:
-        distance_map: D, [N, 1 or C, *spatial]; None computes it with `distance.signed_distance_map` (scipy,
-            on the CPU) from ``target``, in which voxels that are not valid count as background.
+        distance_map: D, [N, 1 or C, *spatial]; None computes it with `distance.signed_distance_map` from
+            ``target``, in which voxels that are not valid count as background.
         empty: what D is for a mask without boundary, "zero" or "far", see there.
     """
     opts = Options(**options)
@@ -346,17 +346,40 @@ def hausdorff_dt_loss(
     spacing: Sequence[float] | None = None,
     *,
     alpha: float = 2.0,
+    distance_map: Tensor | None = None,
     empty: str = "zero",
     **options: Unpack[LossOptions],
 ) -> Tensor:
     """1/|Ω| Σ (s - g)² (D(s)^α + D(g)^α) (Karimi and Salcudean 2019; MONAI's HausdorffDTLoss).
 
-    D is the distance to the boundary of the mask above 0.5, in mm and unsigned on both sides, by scipy on the
-    CPU; it is a constant for autograd. Voxels that are not valid count as background in it.
+    D is the distance to the boundary of the mask above 0.5, in mm and unsigned on both sides; it is a
+    constant for autograd. Voxels that are not valid count as background in it.
+
+    Args:
+        distance_map: D(g), [N, 1 or C, *spatial]; None computes it with `distance.distance_map`.
+        empty: what D is for a mask without boundary, "zero" or "far", see there.
     """
     opts = Options(**options)
-    distance = hausdorff_distance(input, target, mask, spacing, opts, alpha, empty)
+    distance = hausdorff_distance(input, target, mask, spacing, opts, alpha, empty, distance_map)
     return evaluate(formulas.hausdorff(), input, target, mask, spacing, opts, map=distance)
+
+
+def log_hausdorff_dt_loss(
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    spacing: Sequence[float] | None = None,
+    *,
+    alpha: float = 2.0,
+    distance_map: Tensor | None = None,
+    empty: str = "zero",
+    **options: Unpack[LossOptions],
+) -> Tensor:
+    """log(1 + `hausdorff_dt_loss`) after its reduction: MONAI's LogHausdorffDTLoss."""
+    loss = hausdorff_dt_loss(
+        input, target, mask, spacing, alpha=alpha, distance_map=distance_map, empty=empty, **options
+    )
+    return torch.log1p(loss)
 
 
 def dice_boundary_loss(
@@ -390,6 +413,7 @@ def dice_hausdorff_dt_loss(
     lambda_dice: float = 1.0,
     lambda_hausdorff: float = 1.0,
     alpha: float = 2.0,
+    distance_map: Tensor | None = None,
     empty: str = "zero",
     smooth_nr: float = 1e-5,
     smooth_dr: float = 1e-5,
@@ -397,7 +421,7 @@ def dice_hausdorff_dt_loss(
 ) -> Tensor:
     """λ_dice `dice_loss` + λ_hausdorff `hausdorff_dt_loss`, both terms in one pass."""
     opts = Options(**options)
-    distance = hausdorff_distance(input, target, mask, spacing, opts, alpha, empty)
+    distance = hausdorff_distance(input, target, mask, spacing, opts, alpha, empty, distance_map)
     formula = lambda_dice * formulas.dice(smooth_nr, smooth_dr) + lambda_hausdorff * formulas.hausdorff()
     return evaluate(formula, input, target, mask, spacing, opts, map=distance)
 
@@ -415,28 +439,6 @@ def checked_weight(weight: Tensor | Sequence[float] | float | None) -> Tensor | 
     return weights
 
 
-def _voxels(
-    input: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    spacing: Sequence[float] | None,
-    options: Options,
-) -> Voxels:
-    """Probabilities and target of every channel, as constants: what distances are computed from."""
-    input, target, mask = (plain(tensor) for tensor in (input, target, mask))
-    with torch.no_grad():
-        return voxels_from_options(
-            input if options.other_act is None else options.other_act(input),
-            target,
-            mask=mask,
-            spacing=spacing,
-            to_onehot_y=options.to_onehot_y,
-            sigmoid=options.sigmoid,
-            softmax=options.softmax,
-            ignore_index=options.ignore_index,
-        )
-
-
 def target_distance(
     input: Tensor,
     target: Tensor,
@@ -446,8 +448,7 @@ def target_distance(
     empty: str,
 ) -> Tensor:
     """D(g) of `boundary_loss`."""
-    voxels = _voxels(input, target, mask, spacing, options)
-    return phi.signed_distance(voxels.g, voxels.spacing, empty=empty)
+    return loss_maps.boundary_map(_volumes(input, target, mask, spacing, options), empty)
 
 
 def hausdorff_distance(
@@ -458,9 +459,31 @@ def hausdorff_distance(
     options: Options,
     alpha: float,
     empty: str,
+    of_target: Tensor | None = None,
 ) -> Tensor:
-    """D(s)^α + D(g)^α of `hausdorff_dt_loss`."""
-    voxels = _voxels(input, target, mask, spacing, options)
-    of_prediction = phi.distance(voxels.s, voxels.spacing, empty=empty)
-    of_target = phi.distance(voxels.g, voxels.spacing, empty=empty)
-    return of_prediction**alpha + of_target**alpha
+    """D(s)^α + D(g)^α of `hausdorff_dt_loss`; ``of_target`` is D(g) where it is known."""
+    of_target = plain(of_target)
+    volumes = _volumes(input, target, mask, spacing, options, of_target)
+    return loss_maps.hausdorff_map(volumes, alpha, empty, of_target)
+
+
+@torch.no_grad()
+def _volumes(
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    spacing: Sequence[float] | None,
+    options: Options,
+    map: Tensor | None = None,
+) -> LossVolumes:
+    """What the loss's distance maps are made from."""
+    input, target, mask = (plain(tensor) for tensor in (input, target, mask))
+    if options.other_act is not None:
+        input = options.other_act(input)
+    check_arguments(input, target, mask, map)
+    activation, include_background = resolve_activation(
+        input, target, options.include_background, options.to_onehot_y, options.sigmoid, options.softmax
+    )
+    mask, ignore_index = resolve_ignore_index(target, mask, options.ignore_index)
+    valid = valid_voxels(input, target, mask, ignore_index)
+    return LossVolumes(input.detach(), target, valid, spacing, activation, include_background)

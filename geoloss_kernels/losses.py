@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
@@ -380,12 +381,27 @@ class HausdorffDTLoss(FormulaLoss):
         target: Tensor,
         mask: Tensor | None = None,
         spacing: Sequence[float] | None = None,
+        distance_map: Tensor | None = None,
     ) -> Tensor:
         spacing = self._spacing(spacing)
         distance = functional.hausdorff_distance(
-            input, target, mask, spacing, self.options, self.alpha, self.empty
+            input, target, mask, spacing, self.options, self.alpha, self.empty, distance_map
         )
         return self._evaluate(input, target, mask, spacing, distance)
+
+
+class LogHausdorffDTLoss(HausdorffDTLoss):
+    """`functional.log_hausdorff_dt_loss`: MONAI's LogHausdorffDTLoss."""
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        mask: Tensor | None = None,
+        spacing: Sequence[float] | None = None,
+        distance_map: Tensor | None = None,
+    ) -> Tensor:
+        return torch.log1p(super().forward(input, target, mask, spacing, distance_map))
 
 
 class DiceHausdorffDTLoss(HausdorffDTLoss):

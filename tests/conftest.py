@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import host_cuda.operators
 import pytest
 import torch
 from numerics import INTERPRETED, fused_backends
@@ -39,6 +40,8 @@ def seeded() -> None:
 @pytest.fixture(params=fused_backends())
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each fused backend in turn, in force for the test."""
+    if request.param == "cuda on host":
+        host_cuda.operators.add_backend()
     with use_backend(request.param):
         yield request.param
 

@@ -21,8 +21,16 @@ from geoloss_kernels.reference.voxels import prepare
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's kernels run in its interpreter, and are what is tested."""
 
-DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cpu" if INTERPRETED else "cuda"}
-"""Where each fused backend works."""
+DEVICES = {
+    "cpu": "cpu",
+    "cuda on host": "cpu",
+    "cuda": "cuda",
+    "triton": "cpu" if INTERPRETED else "cuda",
+}
+"""Where each fused backend works; "cuda on host" is the CUDA kernels, run on the CPU by `host_cuda`."""
+
+TESTED_ALWAYS = ("cpu", "cuda on host")
+"""The suite fails without these."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = tuple(getattr(torch, f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64))
@@ -76,14 +84,14 @@ TOLERANCES = {
 
 
 def fused_backends() -> list[str]:
-    """The CPU's always, so that the suite fails without it; the others where they can be used.
+    """Those that are always tested, and the others where they can be used.
 
     In Triton's interpreter, Triton's alone.
     """
     if INTERPRETED:
         return ["triton"]
     reasons = backends.available()
-    return [name for name in DEVICES if name == "cpu" or reasons[name] is None]
+    return [name for name in DEVICES if name in TESTED_ALWAYS or reasons[name] is None]
 
 
 def fewer(cases: Sequence[Any]) -> Sequence[Any]:
@@ -95,7 +103,8 @@ def library(backend: str) -> Any:
     """A backend's operators as the dispatcher has them."""
     with use_backend(backend):
         backends.operators(torch.empty(0, device=DEVICES[backend]))  # loads them
-    return torch.ops.geoloss_triton if backend == "triton" else torch.ops.geoloss
+    names = {"triton": "geoloss_triton", "cuda on host": "geoloss_cuda_on_host"}
+    return getattr(torch.ops, names.get(backend, "geoloss"))
 
 
 # ---- layouts: the same values in other places of memory ----
@@ -149,9 +158,9 @@ LAYOUTS: dict[str, Layout] = {
 
 def _poison(shape: Sequence[int], like: Tensor) -> Tensor:
     if like.dtype == torch.bool:
-        return torch.ones(shape, dtype=like.dtype)
+        return torch.ones(shape, dtype=like.dtype, device=like.device)
     value = torch.nan if like.is_floating_point() else torch.iinfo(like.dtype).max
-    return torch.full(shape, value, dtype=like.dtype)
+    return torch.full(shape, value, dtype=like.dtype).to(like.device)
 
 
 # ---- cases: the arguments of geo_sums ----
@@ -219,8 +228,8 @@ class Case:
         dimensions = len(self.shape) - 2
         needs_map = any(term.startswith("map_") for term in self.terms)
         return Arguments(
-            input=LAYOUTS[self.layout](self._input(generator)).to(device),
-            target=LAYOUTS[self.target_layout](self._target(generator)).to(device),
+            input=LAYOUTS[self.layout](self._input(generator).to(device)),
+            target=LAYOUTS[self.target_layout](self._target(generator).to(device)),
             mask=None if self.mask is None else self._mask(generator).to(device),
             map=self._map(generator).to(device) if needs_map else None,
             terms=self.terms,
@@ -326,10 +335,10 @@ def compute_with(backend: str, arguments: Arguments) -> Result:
 
 
 def assert_backend_matches_reference(backend: str, case: Case) -> None:
-    """Sums and gradient of ``case`` within the tolerance of its dtype."""
-    arguments = case.arguments(DEVICES[backend])
+    """Sums and gradient of ``case`` within the tolerance of its dtype; the reference runs on the CPU."""
+    ours = Result(*(tensor.cpu() for tensor in compute_with(backend, case.arguments(DEVICES[backend]))))
+    arguments = case.arguments("cpu")
     dtype = arguments.input.dtype
-    ours = compute_with(backend, arguments)
     exact = compute(reference.geo_sums, arguments.widened())
     assert ours.sums.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert ours.gradient.dtype == dtype

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numerics import DEVICES, DTYPES, INTERPRETED, library
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import geoloss_kernels as gk
 from geoloss_kernels import backends
@@ -195,6 +196,39 @@ class TestRefusals:
         (slope,) = torch.autograd.grad(result.sum(), leaf, create_graph=True)
         with pytest.raises(RuntimeError, match=f"{name} has no second derivative"):
             slope.sum().backward()
+
+    @pytest.mark.parametrize("with_gradient", [True, False])
+    @pytest.mark.parametrize("argument", ["input", "target"])
+    def test_dual_numbers(self, backend, argument, with_gradient):
+        logits, target = logits_and_target(backend, 1, 1, 3, 4)
+        tensors = {"input": logits if with_gradient else logits.detach(), "target": target}
+        message = rf"{argument}: expected a tensor without tangent.*use_backend\(\"reference\"\)"
+        with forward_ad.dual_level():
+            tensors[argument] = forward_ad.make_dual(tensors[argument], torch.ones_like(target))
+            with pytest.raises(RuntimeError, match=message):
+                gk.DiceFOGLoss(sigmoid=True)(**tensors)
+
+    @pytest.mark.parametrize("batch", [True, False])
+    def test_jvp(self, backend, batch):
+        logits, target = logits_and_target(backend, 2, 1, 3, 4)
+        loss = gk.DiceFOGLoss(sigmoid=True, batch=batch)
+        with pytest.raises(RuntimeError, match="input: expected a tensor without tangent"):
+            torch.func.jvp(lambda x: loss(x, target), (logits.detach(),), (torch.ones_like(target),))
+
+    def test_primal_in_a_dual_level(self, backend):
+        logits, target = logits_and_target(backend, 1, 1, 3, 4)
+        loss = gk.DiceFOGLoss(sigmoid=True)
+        with forward_ad.dual_level():
+            assert loss(logits, target) == loss(logits.detach(), target)
+
+    def test_the_reference_has_a_forward_derivative(self):
+        logits, target = logits_and_target("cpu", 1, 1, 2, 3)
+        loss = gk.DiceFOGLoss(sigmoid=True)
+        direction = torch.rand_like(target)
+        with gk.use_backend("reference"):
+            _, tangent = torch.func.jvp(lambda x: loss(x, target), (logits.detach(),), (direction,))
+        (slope,) = torch.autograd.grad(loss(logits, target), logits)
+        torch.testing.assert_close(tangent, (slope * direction).sum())
 
     def test_the_reference_has_a_second_derivative(self):
         logits, target = logits_and_target("cpu", 1, 1, 2, 3)

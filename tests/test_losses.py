@@ -88,6 +88,12 @@ LOSSES: dict[str, Loss] = {
         reference.hausdorff_dt_loss,
         [{}, {"alpha": 1.5}, {"empty": "far"}],
     ),
+    "log_hausdorff": Loss(
+        partial(gk.LogHausdorffDTLoss, include_background=True),
+        functional.log_hausdorff_dt_loss,
+        reference.log_hausdorff_dt_loss,
+        [{}, {"alpha": 1.5}, {"empty": "far"}],
+    ),
     "dice_boundary": Loss(
         gk.DiceBoundaryLoss,
         functional.dice_boundary_loss,
@@ -246,7 +252,9 @@ class TestAgainstTheReference:
         expected = LOSSES[name].module(softmax=True)(given, zeros, mask=~ignored)
         assert_all_equal(loss(given, zeros), loss(given, marks), expected, given)
 
-    @pytest.mark.parametrize("name", ["boundary", "dice_boundary"])
+    @pytest.mark.parametrize(
+        "name", ["boundary", "dice_boundary", "hausdorff", "log_hausdorff", "dice_hausdorff"]
+    )
     def test_given_distance_map(self, backend, name):
         given, target = volumes(backend, 2, "binary", probabilities=False)
         distance = torch.randn(2, 1, 4, 5, 6, dtype=torch.float64).to(given.device)

@@ -151,8 +151,9 @@ class TestDistanceLosses:
         theirs = monai.losses.BoundaryLoss(**options)(logits, target)
         assert_same(gk.BoundaryLoss(**options)(logits, target), theirs, logits)
 
+    @pytest.mark.parametrize("name", ["HausdorffDTLoss", "LogHausdorffDTLoss"])
     @pytest.mark.parametrize("alpha", [2.0, 1.0])
-    def test_hausdorff(self, backend, case, reduction, spatial, alpha):
+    def test_hausdorff(self, backend, case, reduction, spatial, alpha, name):
         channels, kind, options = CASES[case]
         options = {**options, "reduction": reduction, "alpha": alpha}
         options.setdefault("include_background", True)
@@ -162,8 +163,8 @@ class TestDistanceLosses:
         if their_options.pop("to_onehot_y", False):  # MONAI rounds the distances of an integer target down.
             classes = torch.arange(channels, device=target.device).view(1, -1, *[1] * len(spatial))
             their_target = (target == classes).float()
-        theirs = monai.losses.HausdorffDTLoss(**their_options)(logits, their_target)
-        assert_same(gk.HausdorffDTLoss(**options)(logits, target), theirs, logits)
+        theirs = getattr(monai.losses, name)(**their_options)(logits, their_target)
+        assert_same(getattr(gk, name)(**options)(logits, target), theirs, logits)
 
 
 class TestCrossEntropy:
@@ -205,7 +206,9 @@ class TestCrossEntropy:
 
 
 class TestConstructors:
-    @pytest.mark.parametrize("name", ["DiceLoss", "TverskyLoss", "BoundaryLoss", "HausdorffDTLoss"])
+    @pytest.mark.parametrize(
+        "name", ["DiceLoss", "TverskyLoss", "BoundaryLoss", "HausdorffDTLoss", "LogHausdorffDTLoss"]
+    )
     def test_positional_order_and_defaults(self, name):
         theirs = inspect.signature(getattr(monai.losses, name)).parameters
         ours = inspect.signature(getattr(gk, name)).parameters

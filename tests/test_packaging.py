@@ -76,10 +76,19 @@ class TestImport:
         result = run("-c", program)
         assert result.stdout.strip() == "torch.Size([1, 1, 3, 4, 5])", result.stderr
 
-    def test_distance_maps_need_scipy_and_say_so(self):
+    def test_distance_maps_need_torch_alone(self):
+        program = without(
+            (*OPTIONAL, "numpy"),
+            "import torch, geoloss_kernels as gk; s = torch.rand(1, 1, 3, 4); "
+            "print(gk.HausdorffDTLoss()(s, s.round()).item() > 0)",
+        )
+        result = run("-c", program)
+        assert result.stdout.strip() == "True", result.stderr
+
+    def test_distance_maps_of_the_reference_need_scipy_and_say_so(self):
         program = without(
             ("scipy",),
-            "import torch, geoloss_kernels as gk; s = torch.rand(1, 1, 3, 4); "
+            "import torch, geoloss_kernels as gk; s = torch.rand(1, 1, 3, 4); gk.use_backend('reference'); "
             "print(gk.BoundaryLoss()(s, s, distance_map=s).item() > 0); gk.BoundaryLoss()(s, s.round())",
         )
         result = run("-c", program)

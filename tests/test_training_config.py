@@ -14,6 +14,15 @@ def test_defaults_are_the_papers_recipe() -> None:
     assert (config.learning_rate, config.weight_decay, config.milestones) == (1e-3, 1e-6, (0.5, 0.7, 0.9))
 
 
+def test_schedule_needs_a_loss_of_two_terms() -> None:
+    assert TrainingConfig(loss="dice+hausdorff", loss_schedule="increase").loss_schedule == "increase"
+    assert TrainingConfig(loss="dice", loss_schedule="constant").loss_schedule == "constant"
+    with pytest.raises(InputError, match="loss_schedule: expected constant for dice"):
+        TrainingConfig(loss="dice", loss_schedule="rebalance")
+    with pytest.raises(InputError, match="loss_schedule: expected one of constant, increase, rebalance"):
+        TrainingConfig(loss_schedule="decrease")
+
+
 def test_toml_round_trip(tmp_path: Path) -> None:
     config = TrainingConfig.from_mapping(
         {

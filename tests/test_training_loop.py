@@ -230,6 +230,35 @@ def test_coefficient_scales_the_geometric_term() -> None:
     assert float(twice) == pytest.approx(2 * float(once), rel=1e-5)
 
 
+def test_weight_of_dice_scales_dice() -> None:
+    logits, mask = torch.randn(1, 1, 8, 8, 8), torch.rand(1, 1, 8, 8, 8).round()
+    whole, half = (
+        build_loss("dice+boundary", 0.0, dice_weight=weight)(logits, mask) for weight in (1.0, 0.5)
+    )
+    assert float(half) == pytest.approx(float(whole) / 2, rel=1e-6)
+
+
+def test_schedule_changes_the_weights_while_training(tmp_path: Path, subjects: list[Subject]) -> None:
+    """With a learning rate that changes nothing, the loss of an epoch is that of its weights."""
+    recipe = {"loss_schedule_step": 0.5, "learning_rate": 1e-30, "weight_decay": 0.0, "epochs": 2}
+    frozen = tiny_config(loss="dice+boundary", steps_per_epoch=4, lesion_crop_fraction=1.0, **recipe)
+    histories = {}
+    for schedule in (None, "constant", "rebalance"):
+        run = tmp_path / str(schedule)
+        result = train(replace(frozen, loss_schedule=schedule), subjects[:1], run, log=quiet)
+        histories[schedule] = [record.train_loss for record in result.history]
+    assert histories[None] == histories["rebalance"]
+    assert histories["constant"] != histories["rebalance"]
+    dice = [
+        record.train_loss
+        for record in train(replace(frozen, loss="dice"), subjects[:1], tmp_path / "dice", log=quiet).history
+    ]
+    for epoch, (dice_weight, boundary_weight) in enumerate([(1.0, 0.5), (0.5, 1.0)]):
+        boundary = histories["constant"][epoch] - dice[epoch]
+        expected = dice_weight * dice[epoch] + boundary_weight * boundary
+        assert histories["rebalance"][epoch] == pytest.approx(expected, rel=1e-5)
+
+
 def test_loss_sees_the_spacing_when_asked() -> None:
     logits, mask = torch.randn(1, 1, 8, 8, 8), torch.rand(1, 1, 8, 8, 8).round()
     dice = build_loss("dice")(logits, mask)

@@ -3,74 +3,25 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <cstdlib>
-#include <cstring>
 #include <memory>
-#include <new>
 
 #include "../checks.h"
 #include "geo_sums_kernel.h"
+#include "instruction_set.h"
 #include "operators.h"
+#include "workspace.h"
 
 namespace geoloss::cpu {
 namespace {
 
-struct Variant {
-  const char* name;
-  const GeoSumsKernel& single;
-  const GeoSumsKernel& fp64;
-  bool supported;
-};
-
-// GEOLOSS_CPU=baseline|avx2|avx512 holds the choice below what the processor offers.
-const Variant& chosen_variant() {
-  static const Variant chosen = [] {
-    const char* limit = std::getenv("GEOLOSS_CPU");
-    const auto usable = [&](const Variant& v) {
-      return v.supported && (!limit || !*limit || !std::strcmp(limit, v.name));
-    };
-#if defined(__x86_64__)
-    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
-                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                            __builtin_cpu_supports("avx512vl");
-    const Variant wide{"avx512", avx512::geo_sums_kernel<float>(), avx512::geo_sums_kernel<double>(),
-                       has_avx512};
-    if (usable(wide)) return wide;
-    const Variant medium{"avx2", avx2::geo_sums_kernel<float>(), avx2::geo_sums_kernel<double>(), has_avx2};
-    if (usable(medium)) return medium;
-#endif
-    const Variant narrow{"baseline", baseline::geo_sums_kernel<float>(), baseline::geo_sums_kernel<double>(),
-                         true};
-    STD_TORCH_CHECK(usable(narrow),
-                    "GEOLOSS_CPU: expected baseline, avx2 or avx512, as far as this processor "
-                    "has them, got '",
-                    limit, "'");
-    return narrow;
-  }();
-  return chosen;
+template <class T>
+const GeoSumsKernel& chosen_kernel() {
+  return GEOLOSS_OF_INSTRUCTION_SET(geo_sums_kernel<T>);
 }
 
 const GeoSumsKernel& kernel_for(const GeoSumsParams& params) {
-  const Variant& variant = chosen_variant();
-  return params.input.dtype == DType::kFloat64 ? variant.fp64 : variant.single;
+  return params.input.dtype == DType::kFloat64 ? chosen_kernel<double>() : chosen_kernel<float>();
 }
-
-// Scratch memory of one thread.
-class Workspace {
- public:
-  explicit Workspace(size_t bytes) : data_(::operator new(bytes, kAlignment)) {
-    std::memset(data_, 0, bytes);
-  }
-  ~Workspace() { ::operator delete(data_, kAlignment); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  void* get() const { return data_; }
-
- private:
-  static constexpr std::align_val_t kAlignment{64};
-  void* data_;
-};
 
 // The partial sums of a volume's tiles lie behind each other: [volumes, tiles per volume, channels, K].
 template <class T>
@@ -91,7 +42,7 @@ void add_partial_sums(const GeoSumsParams& p, const Tiling& tiling, const double
   }
 }
 
-std::string cpu_instruction_set() { return chosen_variant().name; }
+std::string cpu_instruction_set() { return name_of(instruction_set()); }
 
 }  // namespace
 

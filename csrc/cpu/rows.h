@@ -1,5 +1,5 @@
-// Rows: W voxels that lie next to each other along x, read from a tensor of any dtype and layout into
-// arithmetic type, and written back.
+// Rows: W voxels that lie next to each other along x. They are read from a tensor of any dtype and layout
+// into arithmetic type, worked on in blocks of rows that lie next to each other along y, and written back.
 #pragma once
 
 #include "../geo_sums.h"
@@ -7,6 +7,21 @@
 #include "simd.h"
 
 namespace geoloss::GEOLOSS_ISA {
+
+// Rows that are worked on in one go, and their W.
+struct Extent {
+  int64_t rows, width;
+};
+
+template <class T>
+struct Rows {
+  T* first;
+  int64_t pitch;  // from a row to the next, in elements
+
+  explicit operator bool() const { return first != nullptr; }
+  operator Rows<const T>() const { return {first, pitch}; }
+  GEOLOSS_SIMD T* at(int64_t y, int64_t x = 0) const { return first + y * pitch + x; }
+};
 
 template <class Source, class T>
 void load_strided(const void* data, int64_t offset, int64_t stride, int64_t width, T* __restrict__ row) {

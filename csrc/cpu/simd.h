@@ -54,6 +54,13 @@ struct Register<double> {
   typedef Integer Mask __attribute__((vector_size(GEOLOSS_VECTOR_BYTES)));
 };
 
+template <>
+struct Register<uint16_t> {
+  using Integer = int16_t;
+  typedef uint16_t Native __attribute__((vector_size(GEOLOSS_VECTOR_BYTES)));
+  typedef Integer Mask __attribute__((vector_size(GEOLOSS_VECTOR_BYTES)));
+};
+
 template <class T>
 struct Lanes {
   static constexpr int kCount = GEOLOSS_VECTOR_BYTES / sizeof(T);
@@ -120,6 +127,7 @@ struct Lanes {
 
 using Floats = Lanes<float>;
 using Doubles = Lanes<double>;
+using Words = Lanes<uint16_t>;
 
 GEOLOSS_SIMD Floats::Mask bits(Floats x) {
   Floats::Mask r;

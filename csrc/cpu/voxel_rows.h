@@ -1,43 +1,48 @@
-// The voxel-wise terms along a row: each adds a row to a sum, or its slope to a row of the gradient.
+// The voxel-wise terms along rows: sets of terms that add rows to their sums, or their slopes to rows of the
+// gradient, in one loop.
 #pragma once
 
 #include "../terms.h"
+#include "rows.h"
 #include "simd.h"
 
 namespace geoloss::GEOLOSS_ISA {
 
-// The rows of one channel at (z, y). A row has W elements and is readable up to a whole number of vectors.
+// The rows of one channel. They are readable up to a whole number of vectors.
 template <class T>
-struct VoxelRow {
-  const T* prediction;
-  const T* target;
-  const T* valid;  // 1 or 0; null where every voxel is valid
-  const T* logit;
-  const T* map;
+struct VoxelRows {
+  Rows<const T> prediction;
+  Rows<const T> target;
+  Rows<const T> valid;  // 1 or 0; null where every voxel is valid
+  Rows<const T> logit;
+  Rows<const T> map;
 };
 
-// The voxel that the terms are written for: the lanes of a row from x on.
+// The voxel that the terms are written for: the lanes of row y from x on.
 template <class T>
 struct VoxelAt {
-  const VoxelRow<T>& row;
-  int64_t x;
+  const VoxelRows<T>& rows;
+  int64_t y, x;
 
-  GEOLOSS_SIMD Lanes<T> prediction() const { return Lanes<T>::load(row.prediction + x); }
-  GEOLOSS_SIMD Lanes<T> target() const { return Lanes<T>::load(row.target + x); }
-  GEOLOSS_SIMD Lanes<T> valid() const { return row.valid ? Lanes<T>::load(row.valid + x) : constant(1); }
-  GEOLOSS_SIMD Lanes<T> logit() const { return Lanes<T>::load(row.logit + x); }
-  GEOLOSS_SIMD Lanes<T> map() const { return Lanes<T>::load(row.map + x); }
+  GEOLOSS_SIMD Lanes<T> prediction() const { return Lanes<T>::load(rows.prediction.at(y, x)); }
+  GEOLOSS_SIMD Lanes<T> target() const { return Lanes<T>::load(rows.target.at(y, x)); }
+  GEOLOSS_SIMD Lanes<T> valid() const {
+    return rows.valid ? Lanes<T>::load(rows.valid.at(y, x)) : constant(1);
+  }
+  GEOLOSS_SIMD Lanes<T> logit() const { return Lanes<T>::load(rows.logit.at(y, x)); }
+  GEOLOSS_SIMD Lanes<T> map() const { return Lanes<T>::load(rows.map.at(y, x)); }
   GEOLOSS_SIMD Lanes<T> constant(double value) const { return Lanes<T>(static_cast<T>(value)); }
 };
 
-// Adds value(x) of the row's W voxels to `sum`, lane by lane.
-template <class T, class Value>
-GEOLOSS_SIMD void add_row(int64_t width, Lanes<T>* sum, Value value) {
-  Lanes<T> total = *sum;
+// Calls add(x, kept) for every vector of a row; kept(value) is 0 in the lanes past its end.
+template <class T, class Add>
+GEOLOSS_SIMD void add_row(int64_t width, Add add) {
+  using V = Lanes<T>;
   int64_t x = 0;
-  for (; x + Lanes<T>::kCount <= width; x += Lanes<T>::kCount) total += value(x);
-  if (x < width) total += select(Lanes<T>::first(width - x), value(x), Lanes<T>(T(0)));
-  *sum = total;
+  for (; x + V::kCount <= width; x += V::kCount) add(x, [](V value) GEOLOSS_LAMBDA_INLINE { return value; });
+  if (x == width) return;
+  const auto within = V::first(width - x);
+  add(x, [&](V value) GEOLOSS_LAMBDA_INLINE { return select(within, value, V(T(0))); });
 }
 
 // A row of the gradient that terms add to, one after the other. The first to come finds it unwritten.
@@ -45,57 +50,111 @@ template <class T>
 struct GradientRow {
   T* row;
   int64_t width;
-  bool written = false;
+  bool written;
 
   template <class Value>
-  GEOLOSS_SIMD void add(Value value) {
-    T* const out = row;
-    const int64_t end = width;
+  GEOLOSS_SIMD void add(Value value) const {
     if (written) {
-      for (int64_t x = 0; x < end; x += Lanes<T>::kCount) (Lanes<T>::load(out + x) + value(x)).store(out + x);
-    } else {
-      for (int64_t x = 0; x < end; x += Lanes<T>::kCount) {
-        prefetch<kWrite>(out + x);
-        value(x).store(out + x);
+      for (int64_t x = 0; x < width; x += Lanes<T>::kCount) {
+        (Lanes<T>::load(row + x) + value(x)).store(row + x);
       }
+    } else {
+      for (int64_t x = 0; x < width; x += Lanes<T>::kCount) {
+        prefetch<kWrite>(row + x);
+        value(x).store(row + x);
+      }
+    }
+  }
+};
+
+template <class T>
+struct GradientRows {
+  Rows<T> rows;
+  Extent size;
+  bool written = false;
+
+  template <class AddToRow>
+  GEOLOSS_SIMD void for_each_row(AddToRow add_to_row) {
+    const GradientRows self = *this;
+    for (int64_t y = 0; y < self.size.rows; ++y) {
+      add_to_row(y, GradientRow<T>{self.rows.at(y), self.size.width, self.written});
     }
     written = true;
   }
 };
 
+constexpr int kMaxSetTerms = 3;
+
+// Terms that are evaluated together. `columns` says which of all sums or weights are theirs, in turn.
 template <class T>
-struct VoxelTerm {
-  const char* name;
+struct VoxelTermSet {
+  int count;
+  const char* names[kMaxSetTerms];
   bool from_logit;
-  void (*sum)(const VoxelRow<T>&, int64_t width, Lanes<T>* sum);
-  void (*add_slope)(const VoxelRow<T>&, GradientRow<T>&, T weight);  // null: the slope is 0
+  void (*sum)(const VoxelRows<T>&, Extent, Lanes<T>* sums, const int64_t* columns);
+  // Null: the slope is 0.
+  void (*add_slope)(const VoxelRows<T>&, GradientRows<T>&, const T* weights, const int64_t* columns);
 };
 
-template <class T, class Term>
-void sum_voxel_row(const VoxelRow<T>& row, int64_t width, Lanes<T>* sum) {
-  add_row(width, sum, [&](int64_t x) GEOLOSS_LAMBDA_INLINE { return Term::value(VoxelAt<T>{row, x}); });
-}
-
-template <class T, class Term>
-void add_voxel_slope(const VoxelRow<T>& row, GradientRow<T>& gradient, T weight) {
-  gradient.add([&](int64_t x) GEOLOSS_LAMBDA_INLINE { return weight * Term::slope(VoxelAt<T>{row, x}); });
-}
-
-template <class T, class Term>
-constexpr VoxelTerm<T> voxel_term() {
-  if constexpr (Term::kDependsOnPrediction) {
-    return {Term::kName, Term::kFromLogit, sum_voxel_row<T, Term>, add_voxel_slope<T, Term>};
-  } else {
-    return {Term::kName, Term::kFromLogit, sum_voxel_row<T, Term>, nullptr};
+template <class T, class... Terms>
+void sum_voxel_rows(const VoxelRows<T>& voxel_rows, Extent size, Lanes<T>* sums, const int64_t* columns) {
+  const VoxelRows<T> rows = voxel_rows;
+  Lanes<T> totals[sizeof...(Terms)];
+  for (size_t k = 0; k < sizeof...(Terms); ++k) totals[k] = sums[columns[k]];
+  for (int64_t y = 0; y < size.rows; ++y) {
+    add_row<T>(size.width, [&](int64_t x, auto kept) GEOLOSS_LAMBDA_INLINE {
+      Lanes<T>* total = totals;
+      ((*total++ += kept(Terms::value(VoxelAt<T>{rows, y, x}))), ...);
+    });
   }
+  for (size_t k = 0; k < sizeof...(Terms); ++k) sums[columns[k]] = totals[k];
+}
+
+template <class T, class Term>
+GEOLOSS_SIMD void add_slope(const VoxelAt<T>& voxel, T weight, Lanes<T>& sum) {
+  if constexpr (Term::kDependsOnPrediction) sum += weight * Term::slope(voxel);
+}
+
+template <class T, class... Terms>
+void add_voxel_slopes(const VoxelRows<T>& voxel_rows, GradientRows<T>& gradient, const T* all_weights,
+                      const int64_t* columns) {
+  const VoxelRows<T> rows = voxel_rows;
+  T weights[sizeof...(Terms)];
+  for (size_t k = 0; k < sizeof...(Terms); ++k) weights[k] = all_weights[columns[k]];
+  gradient.for_each_row([&](int64_t y, const GradientRow<T>& row) GEOLOSS_LAMBDA_INLINE {
+    row.add([&](int64_t x) GEOLOSS_LAMBDA_INLINE {
+      const T* weight = weights;
+      Lanes<T> sum(T(0));
+      (add_slope<T, Terms>({rows, y, x}, *weight++, sum), ...);
+      return sum;
+    });
+  });
+}
+
+template <class T, class... Terms>
+constexpr VoxelTermSet<T> voxel_term_set(TermList<Terms...>) {
+  VoxelTermSet<T> set{};
+  set.count = sizeof...(Terms);
+  int k = 0;
+  ((set.names[k++] = Terms::kName), ...);
+  set.from_logit = (Terms::kFromLogit || ...);
+  set.sum = sum_voxel_rows<T, Terms...>;
+  if constexpr ((Terms::kDependsOnPrediction || ...)) set.add_slope = add_voxel_slopes<T, Terms...>;
+  return set;
 }
 
 template <class T, class List>
 struct VoxelTable;
 
+// Every term can be evaluated alone; those that losses ask for together come first, as sets.
 template <class T, class... Terms>
 struct VoxelTable<T, TermList<Terms...>> {
-  static constexpr VoxelTerm<T> terms[] = {voxel_term<T, Terms>()...};
+  static constexpr VoxelTermSet<T> sets[] = {
+      voxel_term_set<T>(TermList<terms::Intersection, terms::Prediction, terms::Target>{}),
+      voxel_term_set<T>(TermList<terms::Intersection, terms::PredictionSquared, terms::TargetSquared>{}),
+      voxel_term_set<T>(TermList<Terms>{})...,
+  };
+  static constexpr const char* names[] = {Terms::kName...};
 };
 
 }  // namespace geoloss::GEOLOSS_ISA

@@ -119,7 +119,6 @@ cudaError_t launch_backward(const LaunchParams& params, cudaStream_t stream) {
 }
 
 // The kernels take long to compile: march_*.cu and passes_*.cu do it, side by side.
-#if defined(__CUDACC__)
 extern template cudaError_t launch_march<float>(const LaunchParams&, bool, cudaStream_t);
 extern template cudaError_t launch_march<Half>(const LaunchParams&, bool, cudaStream_t);
 extern template cudaError_t launch_march<BFloat16>(const LaunchParams&, bool, cudaStream_t);
@@ -129,6 +128,5 @@ extern template cudaError_t launch_forward<double>(LaunchParams, const Ratio&, v
                                                    cudaStream_t);
 extern template cudaError_t launch_backward<float>(const LaunchParams&, cudaStream_t);
 extern template cudaError_t launch_backward<double>(const LaunchParams&, cudaStream_t);
-#endif
 
 }  // namespace geoloss::cuda

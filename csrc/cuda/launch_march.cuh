@@ -11,7 +11,8 @@ template <class Traits>
 cudaError_t launch_march_as(const LaunchParams& params, bool backward, cudaStream_t stream) {
   const Tiling& t = params.tiling;
   const int threads = static_cast<int>(ceil_divide(t.block_columns * t.block_rows, kWarp) * kWarp);
-  const size_t of_slots = kTermCount * static_cast<size_t>(threads / kWarp) * sizeof(float);
+  const int rows = larger(threads / kWarp, Traits::kChannels);  // of sums by warp, or of weights by channel
+  const size_t of_slots = kTermCount * static_cast<size_t>(rows) * sizeof(float);
   GEOLOSS_LAUNCH((backward ? geo_sums_march_backward_kernel<Traits> : geo_sums_march_forward_kernel<Traits>),
                  static_cast<unsigned>(t.blocks()), threads,
                  exchange_bytes<Traits>(backward, threads) + of_slots, stream, params);
@@ -32,13 +33,22 @@ cudaError_t launch_lean_march(const LaunchParams& params, bool backward, cudaStr
               : launch.template operator()<NoStencil, kAnyTerms>();
 }
 
+template <class Input, int kChannels>
+cudaError_t launch_any_march(const LaunchParams& params, bool backward, cudaStream_t stream) {
+  if (params.terms.stencil_terms()) {
+    return launch_march_as<MarchTraits<Input, AnyElement, MarchStencil, kAnyTerms, kChannels>>(
+        params, backward, stream);
+  }
+  return launch_march_as<MarchTraits<Input, AnyElement, NoStencil, kAnyTerms, kChannels>>(params, backward,
+                                                                                          stream);
+}
+
 }  // namespace detail
 
 template <class Input>
 cudaError_t launch_march(const LaunchParams& params, bool backward, cudaStream_t stream) {
+  using detail::launch_any_march;
   using detail::launch_lean_march;
-  using detail::launch_march_as;
-  const bool stencil = params.terms.stencil_terms() != 0;
   if (params.tiling.lean) {
     switch (params.tensors.target.dtype) {
       case DType::kBool:
@@ -47,10 +57,12 @@ cudaError_t launch_march(const LaunchParams& params, bool backward, cudaStream_t
       default: return launch_lean_march<Input, Input>(params, backward, stream);
     }
   }
-  return stencil ? launch_march_as<MarchTraits<Input, AnyElement, MarchStencil, kAnyTerms>>(params, backward,
-                                                                                            stream)
-                 : launch_march_as<MarchTraits<Input, AnyElement, NoStencil, kAnyTerms>>(params, backward,
-                                                                                         stream);
+  switch (params.tiling.channels) {
+    case 2: return launch_any_march<Input, 2>(params, backward, stream);
+    case 3: return launch_any_march<Input, 3>(params, backward, stream);
+    case 4: return launch_any_march<Input, 4>(params, backward, stream);
+    default: return launch_any_march<Input, 1>(params, backward, stream);
+  }
 }
 
 }  // namespace geoloss::cuda

@@ -1,9 +1,11 @@
-// geo_sums at the speed of memory: volumes of probabilities or under a sigmoid, without a mask, with rows
-// that lie dense in memory; voxel-wise terms, and FOG with forward differences.
+// geo_sums at the speed of memory: without a mask or a map, with rows that lie dense in memory;
+// probabilities, a sigmoid, or a softmax over 2 to 4 channels of a label map; voxel-wise terms, and FOG with
+// forward differences.
 //
 // A block takes a tile of rows and vectors and marches through a chunk of planes. A thread owns one vector of
-// four voxels per plane: it holds its plane in registers, decodes the next one, whose load was issued a plane
-// earlier, and gets what lies beside it, the rows and vectors of other threads, through shared memory:
+// four voxels per plane, of one channel or of all that a softmax ties: it holds its plane in registers,
+// decodes the next one, whose load was issued a plane earlier, and gets what lies beside it, the rows and
+// vectors of other threads, through shared memory:
 //
 //   forward    load z + 2 │ error of z + 1 ──▶ shared │ Ψ of z, from registers (z, z + 1) and shared (z)
 //   backward   load z + 2 │ error of z + 1, flux of z ──▶ shared │ gradient of z from the flux behind it
@@ -32,32 +34,55 @@ struct AnyElement {};
 
 // Target is the target's element where every vector is aligned, or AnyElement, known at run time, where it
 // may not be. kTerms: exactly the voxel-wise terms that are wanted, or kAnyTerms to look them up at run time.
-template <class Input_, class Target_, class Stencil_, uint32_t kTerms_>
+// kChannels: of a softmax, or 1.
+template <class Input_, class Target_, class Stencil_, uint32_t kTerms_, int kChannels_ = 1>
 struct MarchTraits {
   using Input = Input_;
   using Target = Target_;
   using Stencil = Stencil_;
   static constexpr uint32_t kTerms = kTerms_;
+  static constexpr int kChannels = kChannels_;
+  static constexpr bool kSoftmax = kChannels > 1;
   static constexpr bool kLean = !std::is_same_v<Target, AnyElement>;
   static constexpr bool kHasStencil = !std::is_same_v<Stencil, NoStencil>;
-  static constexpr int kThreads = march_threads(kHasStencil, kLean);
-  static constexpr int kBlocksPerProcessor = kHasStencil || !kLean ? 2 : 3;
+  static constexpr int kThreads = march_threads(kHasStencil, kLean, kChannels);
+  static constexpr int kBlocksPerProcessor = kSoftmax ? 1 : kHasStencil || !kLean ? 2 : 3;
   // Rows, vectors and planes of the halo.
   static constexpr int kAfter = kHasStencil ? 1 : 0;
   static constexpr int before(bool backward) { return backward ? kAfter : 0; }
 
   // Of an exact set of terms nothing is left to ask at run time.
+  GEOLOSS_DEVICE static int slot(const TermSelection& terms, int term) {
+    constexpr uint32_t kStencil = kHasStencil ? kMarchStencil : 0;
+    return slot_of(kTerms == kAnyTerms ? terms.wanted : kTerms | kStencil, term);
+  }
   GEOLOSS_DEVICE static bool wanted(const TermSelection& terms, int term) {
     return kTerms == kAnyTerms ? terms.wanted >> term & 1 : kTerms >> term & 1;
   }
 };
 
-// Four voxels.
-struct Vector {
-  float prediction[kVector], target[kVector], logit[kVector];
+// Four numbers of a field.
+struct alignas(16) Quad {
+  float lane[kVector];
+};
 
-  GEOLOSS_DEVICE float error(int i) const { return prediction[i] - target[i]; }
-  GEOLOSS_DEVICE Voxel<float> voxel(int i) const { return {prediction[i], target[i], 1.0f, logit[i], 0.0f}; }
+// Four voxels. Under a softmax, `target` holds their labels.
+template <int kChannels>
+struct Vector {
+  float prediction[kChannels][kVector], target[kVector], logit[kVector];
+
+  GEOLOSS_DEVICE float target_of(int channel, int i) const {
+    return kChannels == 1 ? target[i] : target[i] == static_cast<float>(channel) ? 1.0f : 0.0f;
+  }
+  GEOLOSS_DEVICE float error(int channel, int i) const {
+    return prediction[channel][i] - target_of(channel, i);
+  }
+  GEOLOSS_DEVICE Quad errors(int channel) const {
+    return {error(channel, 0), error(channel, 1), error(channel, 2), error(channel, 3)};
+  }
+  GEOLOSS_DEVICE Voxel<float> voxel(int channel, int i) const {
+    return {prediction[channel][i], target_of(channel, i), 1.0f, logit[i], 0.0f};
+  }
 };
 
 template <class Target>
@@ -71,49 +96,61 @@ struct TargetWordsOf<AnyElement> {
 template <class Target>
 using TargetWords = typename TargetWordsOf<Target>::Type;
 
-// Two planes of a field in shared memory, a vector for each thread of the block; one is read while the next
-// is written. `ends` has the vectors' elements that the threads beside ask for, so that they are read without
-// bank conflicts.
+// Two planes of a field of each channel in shared memory, a vector for each thread of the block; one is read
+// while the next is written. `ends` has the vectors' elements that the threads beside ask for, so that they
+// are read without bank conflicts.
+template <int kChannels>
 struct Exchange {
-  struct alignas(16) Quad {
-    float lane[kVector];
-  };
+  static constexpr size_t kBytesPerThread = 2 * kChannels * (sizeof(Quad) + sizeof(float));
+
   Quad* vectors;
   float* ends;
   int threads;
 
-  static constexpr size_t kBytesPerThread = 2 * (sizeof(Quad) + sizeof(float));
-
   GEOLOSS_DEVICE Exchange(unsigned char* shared, int threads)
       : vectors(reinterpret_cast<Quad*>(shared)),
-        ends(reinterpret_cast<float*>(shared + 2 * sizeof(Quad) * threads)),
+        ends(reinterpret_cast<float*>(shared + 2 * kChannels * sizeof(Quad) * threads)),
         threads(threads) {}
 
-  GEOLOSS_DEVICE void put(int z, int place, const Quad& vector, float end) const {
-    vectors[(z & 1) * threads + place] = vector;
-    ends[(z & 1) * threads + place] = end;
+  GEOLOSS_DEVICE void put(int z, int channel, int place, const Quad& vector, float end) const {
+    vectors[index(z, channel, place)] = vector;
+    ends[index(z, channel, place)] = end;
   }
-  GEOLOSS_DEVICE Quad vector(int z, int place) const { return vectors[(z & 1) * threads + place]; }
-  GEOLOSS_DEVICE float end(int z, int place) const { return ends[(z & 1) * threads + place]; }
+  GEOLOSS_DEVICE Quad vector(int z, int channel, int place) const {
+    return vectors[index(z, channel, place)];
+  }
+  GEOLOSS_DEVICE float end(int z, int channel, int place) const { return ends[index(z, channel, place)]; }
+
+ private:
+  GEOLOSS_DEVICE int index(int z, int channel, int place) const {
+    return ((z & 1) * kChannels + channel) * threads + place;
+  }
 };
 
 // Before the slots in shared memory.
 template <class Traits>
 GEOLOSS_INLINE size_t exchange_bytes(bool backward, int threads) {
-  return Traits::kHasStencil ? (backward ? 2 : 1) * Exchange::kBytesPerThread * threads : 0;
+  const int fields = Traits::kHasStencil ? (backward ? 2 : 1) : 0;
+  return fields * Exchange<Traits::kChannels>::kBytesPerThread * threads;
 }
 
 // This thread's column of vectors.
 template <class Traits, bool kBackward>
 struct MarchColumn {
   static constexpr int kBefore = Traits::before(kBackward), kAfter = Traits::kAfter;
+  static constexpr int kChannels = Traits::kChannels;
+  using Input = typename Traits::Input;
+  using Target = typename Traits::Target;
+  using Voxels = Vector<kChannels>;
 
   const LaunchParams& params;
   const GeoSumsParams& p;
   const TileIndex tile;
-  const int64_t n, c;
+  const int64_t n, c;     // c: the first of the thread's channels
+  const int row, column;  // of the block's threads
   const int y, x;
   const bool takes_part;  // within the tile and its halo
+  const bool inside;      // within the tile
   const int first_plane, last_plane;
   int next_plane;  // to load
   VectorColumn input, target;
@@ -122,32 +159,37 @@ struct MarchColumn {
       : params(params),
         p(params.tensors),
         tile(tile_of_block(params, blockIdx.x)),
-        n(tile.volume / p.C),
-        c(tile.volume % p.C),
-        y(larger(0, tile.y_begin - kBefore) + threadIdx.x / params.tiling.block_columns),
-        x(larger(0, tile.x_begin - kBefore * kVector) + column() * kVector),
+        n(tile.volume * kChannels / p.C),
+        c(tile.volume * kChannels % p.C),
+        row(threadIdx.x / params.tiling.block_columns),
+        column(threadIdx.x % params.tiling.block_columns),
+        y(larger(0, tile.y_begin - kBefore) + row),
+        x(larger(0, tile.x_begin - kBefore * kVector) + column * kVector),
         takes_part(y < smaller(p.H, tile.y_end + kAfter) && x < smaller(p.W, tile.x_end + kAfter * kVector)),
+        inside(takes_part && y >= tile.y_begin && y < tile.y_end && x >= tile.x_begin && x < tile.x_end),
         first_plane(larger(0, tile.z_begin - kBefore)),
         last_plane(smaller(p.D, tile.z_end + kAfter) - 1),
         next_plane(first_plane),
         input(vectors(p.input, params.tiling.input_aligned, c)),
         target(vectors(p.target, params.tiling.target_aligned, p.label_map ? 0 : c)) {}
 
-  // Of the block's threads.
-  GEOLOSS_DEVICE int columns() const { return params.tiling.block_columns; }
-  GEOLOSS_DEVICE int column() const { return threadIdx.x % columns(); }
-  GEOLOSS_DEVICE int row() const { return threadIdx.x / columns(); }
+  GEOLOSS_DEVICE int place() const { return threadIdx.x; }
+
+  // The places of the threads beside. At the volume's border a voxel is its own neighbour, and at the halo's
+  // rim nobody asks.
+  GEOLOSS_DEVICE bool has_below() const { return y + 1 < p.H && row + 1 < params.tiling.block_rows; }
+  GEOLOSS_DEVICE bool has_right() const {
+    return x + kVector < p.W && column + 1 < params.tiling.block_columns;
+  }
+  GEOLOSS_DEVICE int below() const { return place() + (has_below() ? params.tiling.block_columns : 0); }
+  GEOLOSS_DEVICE int above() const { return place() - params.tiling.block_columns; }
 
   // A thread without vectors reads those of another.
   GEOLOSS_DEVICE VectorColumn vectors(const TensorView& view, bool aligned, int64_t channel) const {
     return vector_column(view, aligned, p.W, n, channel, first_plane, takes_part ? y : 0, takes_part ? x : 0);
   }
 
-  GEOLOSS_DEVICE int place() const { return threadIdx.x; }
-
-  GEOLOSS_DEVICE bool inside() const {
-    return takes_part && y >= tile.y_begin && y < tile.y_end && x >= tile.x_begin && x < tile.x_end;
-  }
+  GEOLOSS_DEVICE bool summed(int channel) const { return c + channel >= p.first_channel; }
 
   // Calls function(i) for the vector's elements that lie in the volume.
   template <class Function>
@@ -163,21 +205,24 @@ struct MarchColumn {
     }
   }
 
-  using Input = typename Traits::Input;
-  using Target = typename Traits::Target;
   struct Loaded {
-    WordsOf<Input> input;
+    WordsOf<Input> input[kChannels];
     TargetWords<Target> target;
   };
-  static constexpr int kTargetSize = sizeof(TargetWords<Target>) / kVector;
 
   // The next plane; the last one again where there is none.
   GEOLOSS_DEVICE Loaded load() {
     Loaded loaded;
+#pragma unroll
+    for (int channel = 0; channel < kChannels; ++channel) {
+      const int64_t offset = channel * p.input.stride_c;
+      loaded.input[channel] =
+          Traits::kLean ? input.template load_aligned<Input>(offset) : input.template load<Input>(offset);
+    }
     if constexpr (Traits::kLean) {
-      loaded = {input.template load_aligned<Input>(), target.template load_aligned<Target>()};
+      loaded.target = target.template load_aligned<Target>(0);
     } else {
-      loaded = {input.template load<Input>(), load_any(target)};
+      loaded.target = load_any(target);
     }
     if (next_plane < last_plane) {
       ++next_plane;
@@ -187,32 +232,52 @@ struct MarchColumn {
     return loaded;
   }
 
-  GEOLOSS_DEVICE Vector decode(const Loaded& loaded) const {
-    Vector v;
+  GEOLOSS_DEVICE Voxels decode(const Loaded& loaded) const {
+    Voxels v;
     if constexpr (Traits::kLean) {
       geoloss::cuda::decode<Target>(loaded.target, v.target);
     } else {
       decode_any(loaded.target, p.target.dtype, v.target);
     }
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      v.prediction[i] = v.logit[i] = element_of<Input>(loaded.input, i);
+    for (int channel = 0; channel < kChannels; ++channel) {
+      geoloss::cuda::decode<Input>(loaded.input[channel], v.prediction[channel]);
     }
-    if (p.activation == Activation::kSigmoid) {
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) v.prediction[i] = sigmoid(v.prediction[i]);
-    }
-    if (p.label_map) {
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) v.target[i] = v.target[i] == static_cast<float>(c) ? 1.0f : 0.0f;
-    }
+    activate(v);
     return v;
   }
-};
 
-GEOLOSS_DEVICE Exchange::Quad errors(const Vector& v) {
-  return {v.error(0), v.error(1), v.error(2), v.error(3)};
-}
+ private:
+  static constexpr int kTargetSize = sizeof(TargetWords<Target>) / kVector;
+
+  GEOLOSS_DEVICE void activate(Voxels& v) const {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      v.logit[i] = v.prediction[0][i];
+      if constexpr (Traits::kSoftmax) {
+        softmax(v, i);
+      } else {
+        if (p.activation == Activation::kSigmoid) v.prediction[0][i] = sigmoid(v.prediction[0][i]);
+        if (p.label_map) v.target[i] = v.target[i] == static_cast<float>(c) ? 1.0f : 0.0f;
+      }
+    }
+  }
+
+  GEOLOSS_DEVICE static void softmax(Voxels& v, int i) {
+    float largest = v.prediction[0][i], total = 0;
+#pragma unroll
+    for (int channel = 1; channel < kChannels; ++channel)
+      largest = maximum(largest, v.prediction[channel][i]);
+#pragma unroll
+    for (int channel = 0; channel < kChannels; ++channel) {
+      v.prediction[channel][i] = exponential(v.prediction[channel][i] - largest);
+      total += v.prediction[channel][i];
+    }
+    const float inverse = reciprocal(total);
+#pragma unroll
+    for (int channel = 0; channel < kChannels; ++channel) v.prediction[channel][i] *= inverse;
+  }
+};
 
 // φ of FOG at a thread's vector of plane z.
 template <class Traits, bool kBackward>
@@ -221,18 +286,18 @@ struct MarchDifferences {
   using Norm = typename Traits::Stencil::Norm;
 
   const PerAxis<float> scale;
-  Exchange::Quad here, above, below;  // the error at (z, y), (z + 1, y) and (z, y + 1)
-  float right;                        // of the vector beside
+  Quad here, above, below;  // the error at (z, y), (z + 1, y) and (z, y + 1)
+  float right;              // of the vector beside
 
-  GEOLOSS_DEVICE MarchDifferences(const MarchColumn<Traits, kBackward>& column, const Exchange& exchange,
-                                  int z, const Vector& of_z, const Vector& of_next)
-      : scale(first_order_scale<float>(column.p)), here(errors(of_z)), above(errors(of_next)) {
-    // At the volume's border a voxel is its own neighbour, and at the halo's rim nobody asks.
-    const int place = column.place(), rows = column.params.tiling.block_rows;
-    const bool has_below = column.y + 1 < column.p.H && column.row() + 1 < rows;
-    const bool has_right = column.x + kVector < column.p.W && column.column() + 1 < column.columns();
-    below = exchange.vector(z, has_below ? place + column.columns() : place);
-    right = has_right ? exchange.end(z, place + 1) : here.lane[kVector - 1];
+  GEOLOSS_DEVICE MarchDifferences(const MarchColumn<Traits, kBackward>& column,
+                                  const Exchange<Traits::kChannels>& exchange, int z, int channel,
+                                  const Vector<Traits::kChannels>& of_z,
+                                  const Vector<Traits::kChannels>& of_next)
+      : scale(first_order_scale<float>(column.p)),
+        here(of_z.errors(channel)),
+        above(of_next.errors(channel)) {
+    below = exchange.vector(z, channel, column.below());
+    right = column.has_right() ? exchange.end(z, channel, column.place() + 1) : here.lane[kVector - 1];
   }
 
   GEOLOSS_DEVICE PerAxis<float> at(int i) const {
@@ -248,48 +313,67 @@ struct MarchDifferences {
   GEOLOSS_DEVICE PerAxis<float> flux(int i) const { return multiply(scale, Norm::slope(at(i))); }
 };
 
-template <class Traits>
-GEOLOSS_DEVICE void add_values(const MarchColumn<Traits, false>& column, const Vector& v,
-                               float (&sums)[kTermCount]) {
-  column.for_each_element([&](int i) GEOLOSS_LAMBDA_INLINE {
-    const Voxel<float> voxel = v.voxel(i);
-    for_each_voxel_term([&]<class Term>(Term, auto number) GEOLOSS_LAMBDA_INLINE {
-      if (Traits::wanted(column.params.terms, number)) sums[number] += Term::value(voxel);
-    });
-  });
-}
-
-template <class Traits>
-GEOLOSS_DEVICE void march_voxel_values(MarchColumn<Traits, false>& column, float (&sums)[kTermCount]) {
-  auto loaded = column.load();
-#pragma unroll 1
-  for (int z = column.first_plane; z < column.tile.z_end; ++z) {
-    const Vector here = column.decode(loaded);
-    loaded = column.load();
-    if (column.inside()) add_values(column, here, sums);
+// Leaves the error of a plane in shared memory for the threads beside.
+template <class Column, int kChannels>
+GEOLOSS_DEVICE void put_errors(const Column& column, const Exchange<kChannels>& exchange, int z,
+                               const Vector<kChannels>& v) {
+#pragma unroll
+  for (int channel = 0; channel < kChannels; ++channel) {
+    exchange.put(z, channel, column.place(), v.errors(channel), v.error(channel, 0));
   }
 }
 
 template <class Traits>
-GEOLOSS_DEVICE void march_all_values(MarchColumn<Traits, false>& column, const Exchange& error,
-                                     float (&sums)[kTermCount]) {
-  int z = column.first_plane;
-  Vector here = column.decode(column.load());
-  auto loaded = column.load();
-  error.put(z, column.place(), errors(here), here.error(0));
-  __syncthreads();
-#pragma unroll 1
-  for (; z < column.tile.z_end; ++z) {
-    const Vector next = column.decode(loaded);
-    loaded = column.load();
-    const MarchDifferences<Traits, false> differences(column, error, z, here, next);
-    if (column.inside()) {
-      add_values(column, here, sums);
-      column.for_each_element([&](int i) GEOLOSS_LAMBDA_INLINE {
-        sums[number_of_stencil<typename Traits::Stencil>()] += differences.value(i);
+using MarchSums = float[Traits::kChannels][kTermCount];
+
+template <class Traits>
+GEOLOSS_DEVICE void add_values(const MarchColumn<Traits, false>& column, const Vector<Traits::kChannels>& v,
+                               MarchSums<Traits>& sums) {
+  column.for_each_element([&](int i) GEOLOSS_LAMBDA_INLINE {
+#pragma unroll
+    for (int channel = 0; channel < Traits::kChannels; ++channel) {
+      const Voxel<float> voxel = v.voxel(channel, i);
+      for_each_voxel_term([&]<class Term>(Term, auto number) GEOLOSS_LAMBDA_INLINE {
+        if (Traits::wanted(column.params.terms, number)) sums[channel][number] += Term::value(voxel);
       });
     }
-    error.put(z + 1, column.place(), errors(next), next.error(0));
+  });
+}
+
+template <class Traits>
+GEOLOSS_DEVICE void march_voxel_values(MarchColumn<Traits, false>& column, MarchSums<Traits>& sums) {
+  auto loaded = column.load();
+#pragma unroll 1
+  for (int z = column.first_plane; z < column.tile.z_end; ++z) {
+    const auto here = column.decode(loaded);
+    loaded = column.load();
+    if (column.inside) add_values(column, here, sums);
+  }
+}
+
+template <class Traits>
+GEOLOSS_DEVICE void march_all_values(MarchColumn<Traits, false>& column, unsigned char* shared,
+                                     MarchSums<Traits>& sums) {
+  const Exchange<Traits::kChannels> error(shared, blockDim.x);
+  int z = column.first_plane;
+  auto here = column.decode(column.load());
+  auto loaded = column.load();
+  put_errors(column, error, z, here);
+  __syncthreads();
+#pragma unroll 2
+  for (; z < column.tile.z_end; ++z) {
+    const auto next = column.decode(loaded);
+    loaded = column.load();
+    if (column.inside) add_values(column, here, sums);
+#pragma unroll
+    for (int channel = 0; channel < Traits::kChannels; ++channel) {
+      const MarchDifferences<Traits, false> differences(column, error, z, channel, here, next);
+      if (!column.inside) continue;
+      column.for_each_element([&](int i) GEOLOSS_LAMBDA_INLINE {
+        sums[channel][number_of_stencil<typename Traits::Stencil>()] += differences.value(i);
+      });
+    }
+    put_errors(column, error, z + 1, next);
     __syncthreads();
     here = next;
   }
@@ -300,66 +384,103 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerProcessor)
     geo_sums_march_forward_kernel(const __grid_constant__ LaunchParams params) {
   GEOLOSS_DYNAMIC_SHARED(shared);
   MarchColumn<Traits, false> column(params);
-  const Exchange exchange(shared, blockDim.x);
-  float sums[kTermCount] = {};
-
+  MarchSums<Traits> sums = {};
   if constexpr (Traits::kHasStencil) {
-    march_all_values(column, exchange, sums);
+    march_all_values(column, shared, sums);
   } else {
     march_voxel_values(column, sums);
   }
-  if (column.c < params.tensors.first_channel) return;
   float* const of_slots = reinterpret_cast<float*>(shared + exchange_bytes<Traits>(false, blockDim.x));
-  write_partial_sums(params, column.tile, column.n, column.c, sums, of_slots);
+#pragma unroll
+  for (int channel = 0; channel < Traits::kChannels; ++channel) {
+    if (!column.summed(channel)) continue;
+    write_partial_sums(params, column.tile, column.n, column.c + channel, sums[channel], of_slots);
+  }
 }
 
 // The gradient of a vector with respect to the input.
 template <class Traits>
 struct MarchGradient {
+  static constexpr int kChannels = Traits::kChannels;
+  using Input = typename Traits::Input;
+
   const MarchColumn<Traits, true>& column;
   VectorColumn to;       // of the plane that is written next
-  const float* weights;  // shared: ∂L/∂S of the wanted terms, [slots]
+  const float* weights;  // shared: ∂L/∂S of each channel's wanted terms, [channels, kTermCount]
 
   GEOLOSS_DEVICE MarchGradient(const MarchColumn<Traits, true>& column, unsigned char* shared)
       : column(column),
         to(column.vectors(column.p.grad_input, column.params.tiling.gradient_aligned, column.c)),
         weights(reinterpret_cast<float*>(shared + exchange_bytes<Traits>(true, blockDim.x))) {
-    read_slope_weights(column.params, column.n, column.c, const_cast<float*>(weights));
+#pragma unroll
+    for (int channel = 0; channel < kChannels; ++channel) {
+      read_slope_weights(column.params, column.n, column.c + channel,
+                         const_cast<float*>(weights) + channel * kTermCount);
+    }
     __syncthreads();
   }
 
-  GEOLOSS_DEVICE float weight(int term) const { return weights[slot_of(column.params.terms.wanted, term)]; }
-
   // Plane by plane, from the first one that was loaded. of_stencil: ∂Σ Ψ/∂prediction
-  GEOLOSS_DEVICE void write(int z, const Vector& v, const float (&of_stencil)[kVector]) {
-    if (z >= column.tile.z_begin && column.inside()) {
-      float values[kVector];
+  GEOLOSS_DEVICE void write(int z, const Vector<kChannels>& v, const Quad (&of_stencil)[kChannels]) {
+    if (z >= column.tile.z_begin && column.inside) {
+      float gradient[kChannels][kVector];
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        values[i] = column.c < column.p.first_channel ? 0.0f : at(v.voxel(i), of_stencil[i]);
-      }
-      if constexpr (Traits::kLean) {
-        to.template store_aligned<typename Traits::Input>(values);
-      } else {
-        to.template store<typename Traits::Input>(values);
+      for (int i = 0; i < kVector; ++i) gradient_at(v, i, of_stencil, gradient);
+#pragma unroll
+      for (int channel = 0; channel < kChannels; ++channel) {
+        const int64_t offset = channel * column.p.grad_input.stride_c;
+        if constexpr (Traits::kLean) {
+          to.template store_aligned<Input>(offset, gradient[channel]);
+        } else {
+          to.template store<Input>(offset, gradient[channel]);
+        }
       }
     }
-    to.advance(sizeof(typename Traits::Input));
+    to.advance(sizeof(Input));
   }
 
  private:
-  GEOLOSS_DEVICE float at(const Voxel<float>& voxel, float of_stencil) const {
-    float slope = 0, logit_slope = 0;
-    if constexpr (Traits::kHasStencil)
-      slope = weight(number_of_stencil<typename Traits::Stencil>()) * of_stencil;
+  struct Slopes {
+    float prediction = 0, logit = 0;
+  };
+
+  GEOLOSS_DEVICE float weight(int channel, int term) const {
+    return weights[channel * kTermCount + Traits::slot(column.params.terms, term)];
+  }
+
+  GEOLOSS_DEVICE Slopes slopes(int channel, const Voxel<float>& voxel, float of_stencil) const {
+    Slopes slopes;
+    if (!column.summed(channel)) return slopes;
+    if constexpr (Traits::kHasStencil) {
+      slopes.prediction = weight(channel, number_of_stencil<typename Traits::Stencil>()) * of_stencil;
+    }
     for_each_voxel_term([&]<class Term>(Term, auto number) GEOLOSS_LAMBDA_INLINE {
       if constexpr (Term::kDependsOnPrediction) {
         if (!Traits::wanted(column.params.terms, number)) return;
-        (Term::kFromLogit ? logit_slope : slope) += weight(number) * Term::slope(voxel);
+        float& slope = Term::kFromLogit ? slopes.logit : slopes.prediction;
+        slope += weight(channel, number) * Term::slope(voxel);
       }
     });
-    if (column.p.activation == Activation::kSigmoid) slope *= voxel.prediction() * (1 - voxel.prediction());
-    return slope + logit_slope;
+    return slopes;
+  }
+
+  GEOLOSS_DEVICE void gradient_at(const Vector<kChannels>& v, int i, const Quad (&of_stencil)[kChannels],
+                                  float (&gradient)[kChannels][kVector]) const {
+    float mean = 0;
+#pragma unroll
+    for (int channel = 0; channel < kChannels; ++channel) {
+      const float s = v.prediction[channel][i];
+      const Slopes slope = slopes(channel, v.voxel(channel, i), of_stencil[channel].lane[i]);
+      const bool sigmoid = column.p.activation == Activation::kSigmoid;
+      gradient[channel][i] = sigmoid ? slope.prediction * (s * (1 - s)) + slope.logit : slope.prediction;
+      mean += s * slope.prediction;
+    }
+    if constexpr (Traits::kSoftmax) {
+#pragma unroll
+      for (int channel = 0; channel < kChannels; ++channel) {
+        gradient[channel][i] = v.prediction[channel][i] * (gradient[channel][i] - mean);
+      }
+    }
   }
 };
 
@@ -367,39 +488,39 @@ struct MarchGradient {
 // volume.
 template <class Operator>
 struct MarchFlux {
-  float own[kVector];
-  Exchange::Quad along_y, along_z{};  // along_z: of the plane before, until `take` replaces it
+  Quad along_y, along_z{};  // along_z: of the plane before, until `take` replaces it
   float last_along_x;
 
+  // own: what the thread's own flux adds to the gradient.
   template <class Differences>
-  GEOLOSS_DEVICE void take(const Differences& differences) {
+  GEOLOSS_DEVICE void take(const Differences& differences, Quad& own) {
     float before_along_x = 0;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       const PerAxis<float> flux = differences.flux(i);
-      own[i] = Operator::adjoint(before_along_x, flux.x, 0.0f) + Operator::adjoint(0.0f, flux.y, 0.0f) +
-               Operator::adjoint(along_z.lane[i], flux.z, 0.0f);
+      own.lane[i] = Operator::adjoint(before_along_x, flux.x, 0.0f) + Operator::adjoint(0.0f, flux.y, 0.0f) +
+                    Operator::adjoint(along_z.lane[i], flux.z, 0.0f);
       before_along_x = last_along_x = flux.x;
       along_y.lane[i] = flux.y;
       along_z.lane[i] = flux.z;
     }
   }
 
-  GEOLOSS_DEVICE void add_from_beside(const Exchange::Quad& before_along_y, float before_along_x) {
-    own[0] += Operator::adjoint(before_along_x, 0.0f, 0.0f);
+  GEOLOSS_DEVICE static void add_from_beside(const Quad& before_along_y, float before_along_x, Quad& own) {
+    own.lane[0] += Operator::adjoint(before_along_x, 0.0f, 0.0f);
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) own[i] += Operator::adjoint(before_along_y.lane[i], 0.0f, 0.0f);
+    for (int i = 0; i < kVector; ++i) own.lane[i] += Operator::adjoint(before_along_y.lane[i], 0.0f, 0.0f);
   }
 };
 
 template <class Traits>
 GEOLOSS_DEVICE void march_voxel_gradients(MarchColumn<Traits, true>& column, unsigned char* shared) {
   MarchGradient<Traits> gradient(column, shared);
-  const float no_stencil[kVector] = {};
+  const Quad no_stencil[Traits::kChannels] = {};
   auto loaded = column.load();
 #pragma unroll 1
   for (int z = column.first_plane; z < column.tile.z_end; ++z) {
-    const Vector here = column.decode(loaded);
+    const auto here = column.decode(loaded);
     loaded = column.load();
     gradient.write(z, here, no_stencil);
   }
@@ -408,27 +529,37 @@ GEOLOSS_DEVICE void march_voxel_gradients(MarchColumn<Traits, true>& column, uns
 template <class Traits>
 GEOLOSS_DEVICE void march_stencil_gradients(MarchColumn<Traits, true>& column, unsigned char* shared) {
   using Operator = typename Traits::Stencil::Operator;
-  const Exchange error(shared, blockDim.x);
-  const Exchange beside(shared + Exchange::kBytesPerThread * blockDim.x, blockDim.x);
+  constexpr int kChannels = Traits::kChannels;
+  const Exchange<kChannels> error(shared, blockDim.x);
+  const Exchange<kChannels> beside(shared + exchange_bytes<Traits>(false, blockDim.x), blockDim.x);
   MarchGradient<Traits> gradient(column, shared);
-  MarchFlux<Operator> flux;
+  MarchFlux<Operator> flux[kChannels];
   int z = column.first_plane;
-  Vector here = column.decode(column.load());
+  auto here = column.decode(column.load());
   auto loaded = column.load();
-  error.put(z, column.place(), errors(here), here.error(0));
+  put_errors(column, error, z, here);
   __syncthreads();
-#pragma unroll 1
+#pragma unroll 2
   for (; z < column.tile.z_end; ++z) {
-    const Vector next = column.decode(loaded);
+    const auto next = column.decode(loaded);
     loaded = column.load();
-    flux.take(MarchDifferences<Traits, true>(column, error, z, here, next));
-    beside.put(z, column.place(), flux.along_y, flux.last_along_x);
-    error.put(z + 1, column.place(), errors(next), next.error(0));
+    Quad of_stencil[kChannels];
+    const int place = column.place();
+#pragma unroll
+    for (int channel = 0; channel < kChannels; ++channel) {
+      const MarchDifferences<Traits, true> differences(column, error, z, channel, here, next);
+      flux[channel].take(differences, of_stencil[channel]);
+      beside.put(z, channel, place, flux[channel].along_y, flux[channel].last_along_x);
+    }
+    put_errors(column, error, z + 1, next);
     __syncthreads();
-    flux.add_from_beside(
-        column.row() > 0 ? beside.vector(z, column.place() - column.columns()) : Exchange::Quad{},
-        column.column() > 0 ? beside.end(z, column.place() - 1) : 0.0f);
-    gradient.write(z, here, flux.own);
+#pragma unroll
+    for (int channel = 0; channel < kChannels; ++channel) {
+      const Quad before_along_y = column.row > 0 ? beside.vector(z, channel, column.above()) : Quad{};
+      const float before_along_x = column.column > 0 ? beside.end(z, channel, place - 1) : 0.0f;
+      MarchFlux<Operator>::add_from_beside(before_along_y, before_along_x, of_stencil[channel]);
+    }
+    gradient.write(z, here, of_stencil);
     here = next;
   }
 }

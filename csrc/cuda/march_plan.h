@@ -9,8 +9,14 @@
 
 namespace geoloss::cuda {
 
-// A large tile has a small halo, as far as registers allow; without stencils there is none.
-constexpr int march_threads(bool has_stencil, bool lean) { return has_stencil && lean ? 384 : 256; }
+constexpr int kMostMarchChannels = 4;
+
+// A large tile has a small halo, as far as registers and 48 KB of shared memory allow; without stencils there
+// is none.
+constexpr int march_threads(bool has_stencil, bool lean, int64_t channels) {
+  if (channels > 2) return 128;
+  return has_stencil && lean ? 384 : 256;
+}
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -24,8 +30,10 @@ inline bool march_applies(const GeoSumsParams& p, const TermSelection& terms, bo
                       p.input.dtype == DType::kBFloat16;
   const bool dense = has_dense_rows(p.input, p.W) && has_dense_rows(p.target, p.W) &&
                      (!backward || has_dense_rows(p.grad_input, p.W));
-  return floats && dense && size_of(p.target.dtype) <= 4 && p.activation != Activation::kSoftmax &&
-         !is_masked(p) && !p.map.data && (terms.stencil_terms() | kMarchStencil) == kMarchStencil;
+  const bool activation =
+      p.activation != Activation::kSoftmax || (p.label_map && p.C > 1 && p.C <= kMostMarchChannels);
+  return floats && dense && activation && !is_masked(p) && !p.map.data &&
+         (terms.stencil_terms() | kMarchStencil) == kMarchStencil;
 }
 
 // A 2-D image as a volume of H planes of one row, so that the march goes along y.
@@ -82,21 +90,22 @@ inline bool is_lean(const GeoSumsParams& p, const TermSelection& terms, const Ti
       !terms.stencil_terms() || terms.voxel_terms() == kNoTerms || terms.voxel_terms() == kDiceTerms;
   const bool common = p.target.dtype == p.input.dtype || p.target.dtype == DType::kFloat32 ||
                       p.target.dtype == DType::kUInt8 || p.target.dtype == DType::kBool;
-  return exact && common && t.input_aligned && t.target_aligned && (t.gradient_aligned || !backward);
+  return exact && common && t.channels == 1 && t.input_aligned && t.target_aligned &&
+         (t.gradient_aligned || !backward);
 }
 
 inline Tiling march_tiling(const GeoSumsParams& p, const TermSelection& terms, bool backward) {
   Tiling t{};
+  t.channels = p.activation == Activation::kSoftmax ? static_cast<int32_t>(p.C) : 1;
+  t.volumes = p.N * p.C / t.channels;
   t.input_aligned = has_aligned_vectors(p.input, p.W);
   t.target_aligned = has_aligned_vectors(p.target, p.W);
   t.gradient_aligned = backward && has_aligned_vectors(p.grad_input, p.W);
   t.lean = is_lean(p, terms, t, backward);
   const bool has_stencil = terms.stencil_terms() != 0;
   const int64_t halo = has_stencil ? (backward ? 2 : 1) : 0;
-  const int64_t threads = march_threads(has_stencil, t.lean);
+  const int64_t threads = march_threads(has_stencil, t.lean, t.channels);
   const auto [x, y] = detail::cut_plane(ceil_divide(p.W, kVector), p.H, halo, threads);
-  t.volumes = p.N * p.C;
-  t.channels = 1;
   t.width = static_cast<int32_t>(x.interior * kVector), t.height = static_cast<int32_t>(y.interior);
   t.tiles_x = static_cast<int32_t>(x.tiles), t.tiles_y = static_cast<int32_t>(y.tiles);
   t.block_columns = static_cast<int32_t>(x.places), t.block_rows = static_cast<int32_t>(y.places);

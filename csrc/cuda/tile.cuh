@@ -216,18 +216,21 @@ struct Place {
     return {box.prediction[i], box.target[i], !box.valid || box.valid[i] ? T(1) : T(0), T(0), T(0)};
   }
 
+  template <int kReachBack = 1>
   GEOLOSS_DEVICE Neighbourhood<Voxel<T>> voxels() const {
-    return around([](const Place& place) GEOLOSS_LAMBDA_INLINE { return place.voxel(); });
+    return around<kReachBack>([](const Place& place) GEOLOSS_LAMBDA_INLINE { return place.voxel(); });
   }
 
   GEOLOSS_DEVICE Place moved(int dz, int dy, int dx) const {
     return {p, box, clamped(z + dz, p.D), clamped(y + dy, p.H), clamped(x + dx, p.W)};
   }
 
-  template <class Function>
+  // With kReachBack = 0, the place itself for the previous ones, which may lie outside of the box.
+  template <int kReachBack = 1, class Function>
   GEOLOSS_DEVICE auto around(Function function) const -> Neighbourhood<decltype(function(*this))> {
-    return {function(*this),           function(moved(0, 0, -1)), function(moved(0, 0, 1)),
-            function(moved(0, -1, 0)), function(moved(0, 1, 0)),  function(moved(-1, 0, 0)),
+    return {function(*this),          function(moved(0, 0, -kReachBack)),
+            function(moved(0, 0, 1)), function(moved(0, -kReachBack, 0)),
+            function(moved(0, 1, 0)), function(moved(-kReachBack, 0, 0)),
             function(moved(1, 0, 0))};
   }
 
@@ -263,7 +266,7 @@ GEOLOSS_DEVICE Neighbourhood<T> validity(const Neighbourhood<Voxel<T>>& n) {
 template <class T, class Operator, class Norm>
 struct FirstOrderAt {
   GEOLOSS_DEVICE static T value(const Place<T>& at) {
-    const auto voxels = at.voxels();
+    const auto voxels = at.template voxels<Operator::kReachBack>();
     return Norm::value(multiply(weights(at, voxels), Operator::apply(errors(voxels))));
   }
 
@@ -286,7 +289,7 @@ struct FirstOrderAt {
 
  private:
   GEOLOSS_DEVICE static PerAxis<T> flux(const Place<T>& at) {
-    const auto voxels = at.voxels();
+    const auto voxels = at.template voxels<Operator::kReachBack>();
     const auto weight = weights(at, voxels);
     return multiply(weight, Norm::slope(multiply(weight, Operator::apply(errors(voxels)))));
   }

@@ -50,15 +50,16 @@ struct VectorColumn {
 
   GEOLOSS_DEVICE void advance(int element_size) { here += view.stride_z * element_size; }
 
+  // offset: in elements, to another channel's vector
   template <class Element>
-  GEOLOSS_DEVICE WordsOf<Element> load_aligned() const {
-    return *reinterpret_cast<const WordsOf<Element>*>(here);
+  GEOLOSS_DEVICE WordsOf<Element> load_aligned(int64_t offset) const {
+    return *reinterpret_cast<const WordsOf<Element>*>(reinterpret_cast<const Element*>(here) + offset);
   }
 
   template <class Element>
-  GEOLOSS_DEVICE WordsOf<Element> load() const {
-    if (aligned) return load_aligned<Element>();
-    const Element* const elements = reinterpret_cast<const Element*>(here);
+  GEOLOSS_DEVICE WordsOf<Element> load(int64_t offset) const {
+    if (aligned) return load_aligned<Element>(offset);
+    const Element* const elements = reinterpret_cast<const Element*>(here) + offset;
     WordsOf<Element> words{};
 #pragma unroll
     for (int i = 0; i < kVector; ++i) set_element(words, i, elements[i < count ? i : count - 1]);
@@ -66,17 +67,17 @@ struct VectorColumn {
   }
 
   template <class Element>
-  GEOLOSS_DEVICE void store_aligned(const float (&values)[kVector]) const {
+  GEOLOSS_DEVICE void store_aligned(int64_t offset, const float (&values)[kVector]) const {
     WordsOf<Element> words{};
 #pragma unroll
     for (int i = 0; i < kVector; ++i) set_element(words, i, converted<Element>(values[i]));
-    *reinterpret_cast<WordsOf<Element>*>(here) = words;
+    *reinterpret_cast<WordsOf<Element>*>(reinterpret_cast<Element*>(here) + offset) = words;
   }
 
   template <class Element>
-  GEOLOSS_DEVICE void store(const float (&values)[kVector]) const {
-    if (aligned) return store_aligned<Element>(values);
-    Element* const elements = reinterpret_cast<Element*>(here);
+  GEOLOSS_DEVICE void store(int64_t offset, const float (&values)[kVector]) const {
+    if (aligned) return store_aligned<Element>(offset, values);
+    Element* const elements = reinterpret_cast<Element*>(here) + offset;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       if (i < count) elements[i] = converted<Element>(values[i]);
@@ -117,17 +118,32 @@ GEOLOSS_DEVICE VectorColumn vector_column(const TensorView& view, bool aligned, 
   return {view, here, smaller(W - x, kVector), aligned};
 }
 
-// The vectors of a tensor whose dtype, of 1, 2 or 4 bytes, is known at run time.
+// A vector of 8-byte elements, as floats.
+GEOLOSS_DEVICE Words<4> load_wide(const VectorColumn& column) {
+  TensorView elements = column.view;
+  elements.data = column.here;
+  Words<4> words;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    words.word[i] =
+        bit_cast<uint32_t>(load_element<float>(elements, i < column.count ? i : column.count - 1));
+  }
+  return words;
+}
+
+// A vector of a tensor whose dtype is known at run time.
 GEOLOSS_DEVICE Words<4> load_any(const VectorColumn& column) {
   Words<4> words{};
   const int size = size_of(column.view.dtype);
-  if (size == 4) {
-    words = column.load<float>();
+  if (size == 8) {
+    words = load_wide(column);
+  } else if (size == 4) {
+    words = column.load<float>(0);
   } else if (size == 2) {
-    const auto narrow = column.load<BFloat16>();
+    const auto narrow = column.load<BFloat16>(0);
     words.word[0] = narrow.word[0], words.word[1] = narrow.word[1];
   } else {
-    words.word[0] = column.load<uint8_t>().word[0];
+    words.word[0] = column.load<uint8_t>(0).word[0];
   }
   return words;
 }
@@ -157,7 +173,7 @@ GEOLOSS_DEVICE void decode_any(const Words<4>& words, DType dtype, float (&value
     case DType::kInt16: return decode_front<int16_t>(words, values);
     case DType::kUInt32: return decode_front<uint32_t>(words, values);
     case DType::kInt32: return decode_front<int32_t>(words, values);
-    default: return decode_front<float>(words, values);
+    default: return decode_front<float>(words, values);  // of 8 bytes, too: see load_wide
   }
 }
 

@@ -1,18 +1,80 @@
-"""Exact Euclidean distance maps by scipy, on the CPU."""
+"""Exact Euclidean distance transforms of masks, in mm: batched, in 2-D and 3-D.
+
+On the CPU by the operators `distance_transform` and `distance_transform_with_indices`, to the rounding of the
+result; elsewhere, and with the backend "reference", by scipy. All results are constants for autograd, and the
+same from run to run and for any number of threads.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal, overload
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from geoloss_kernels import backends
+from geoloss_kernels.reference import distance as reference
 from geoloss_kernels.reference.voxels import check_spacing, check_volumes
 
-EMPTY_POLICIES = ("zero", "far")
+
+@overload
+def distance_transform_edt(
+    mask: Tensor,
+    spacing: Sequence[float] | None = ...,
+    signed: bool = ...,
+    return_indices: Literal[False] = ...,
+    dtype: torch.dtype | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def distance_transform_edt(
+    mask: Tensor,
+    spacing: Sequence[float] | None = ...,
+    signed: bool = ...,
+    *,
+    return_indices: Literal[True],
+    dtype: torch.dtype | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def distance_transform_edt(
+    mask: Tensor,
+    spacing: Sequence[float] | None = None,
+    signed: bool = False,
+    return_indices: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The distance of each foreground voxel to the nearest background voxel: scipy's, for each (n, c).
+
+    Args:
+        mask: [N, C, H, W] or [N, C, D, H, W], any real type; nonzero is foreground (so is NaN).
+        spacing: voxel size per spatial axis in mm, and so the unit of the result; None = 1 (voxels).
+        signed: Kervadec's map D = edt(¬g) ¬g - (edt(g) - 1) g in place of edt(g), see `signed_distance_map`.
+        return_indices: also return which voxel it is that the distance leads to.
+        dtype: torch.float32 or torch.float64. None = float64 for a float64 mask, else float32.
+
+    Returns the distances, of the shape and on the device of ``mask``, and with ``return_indices`` an int64
+    tensor of the same shape with the index of the other voxel in the flattened volume, as those of
+    ``torch.nn.functional.max_pool3d``: ``torch.unravel_index`` gives its coordinates, ``gather`` its value.
+    A voxel with a distance of 0 is its own. Of several that are equally near, always the same one is given,
+    but not necessarily scipy's.
+
+    Where a mask has no background there is no distance: it is infinite and the index is -1 (scipy measures to
+    a voxel outside of the volume). Likewise, a signed map is infinite without foreground and -infinite
+    without background.
+
+    Raises ValueError or TypeError that names the argument.
+    """
+    check_volumes("mask", mask)
+    sizes = check_spacing(spacing, mask.ndim - 2)
+    side = "signed" if signed else "foreground"
+    arguments = (mask.detach(), sizes, side, math.inf, reference.distance_dtype(mask, dtype))
+    if return_indices:
+        return _operator("distance_transform_with_indices", mask)(*arguments)
+    return _operator("distance_transform", mask)(*arguments)
 
 
 def signed_distance_map(
@@ -39,13 +101,7 @@ def signed_distance_map(
     Returns a constant of the shape and on the device of ``target``; deterministic. Raises ValueError or
     TypeError that names the argument.
     """
-
-    def signed(mask: np.ndarray, sizes: tuple[float, ...]) -> np.ndarray:
-        outside = distance_transform_edt(~mask, sampling=sizes)
-        inside = distance_transform_edt(mask, sampling=sizes)
-        return np.where(mask, 1.0 - inside, outside)
-
-    return _map_each(target, spacing, empty, dtype, signed, far_inside=-1.0)
+    return reference.signed_distance_map(target, spacing, empty, dtype, _transform(target))
 
 
 def distance_map(
@@ -59,37 +115,15 @@ def distance_map(
     The field of MONAI's HausdorffDTLoss. Arguments, result and errors as in `signed_distance_map`; for a mask
     without boundary "far" is +diagonal, whether the mask is empty or full.
     """
-
-    def unsigned(mask: np.ndarray, sizes: tuple[float, ...]) -> np.ndarray:
-        return distance_transform_edt(mask, sampling=sizes) + distance_transform_edt(~mask, sampling=sizes)
-
-    return _map_each(target, spacing, empty, dtype, unsigned, far_inside=1.0)
+    return reference.distance_map(target, spacing, empty, dtype, _transform(target))
 
 
-def _map_each(
-    target: Tensor,
-    spacing: Sequence[float] | None,
-    empty: str,
-    dtype: torch.dtype | None,
-    transform: Callable[[np.ndarray, tuple[float, ...]], np.ndarray],
-    far_inside: float,
-) -> Tensor:
-    """``transform`` of every mask that has a boundary, the ``empty`` policy for the others."""
+def _transform(target: Tensor) -> reference.DistanceTransform:
     check_volumes("target", target)
-    if empty not in EMPTY_POLICIES:
-        raise ValueError(f"empty: expected one of {EMPTY_POLICIES}, got {empty!r}")
-    sizes = check_spacing(spacing, target.ndim - 2)
-    dtype = dtype or (torch.float64 if target.dtype == torch.float64 else torch.float32)
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
+    return _operator("distance_transform", target)
 
-    spatial = tuple(target.shape[2:])
-    diagonal = math.hypot(*(length * size for length, size in zip(spatial, sizes, strict=True)))
-    masks = (target.detach() > 0.5).cpu().numpy().reshape(-1, *spatial)
-    maps = torch.zeros(len(masks), *spatial, dtype=dtype)
-    for index, mask in enumerate(masks):
-        if mask.any() and not mask.all():
-            maps[index] = torch.from_numpy(transform(mask, sizes))
-        elif empty == "far":
-            maps[index] = diagonal * (far_inside if mask.all() else 1.0)
-    return maps.view(target.shape).to(target.device)
+
+def _operator(name: str, mask: Tensor) -> Callable[..., Tensor]:
+    """The operator ``name`` of the backend for ``mask``."""
+    fused = backends.choose(mask) == "cpu"
+    return getattr(torch.ops.geoloss, name) if fused else getattr(reference, name)

@@ -12,6 +12,7 @@ from geoloss_kernels.reference.losses import (
     dice_sog_loss,
     fog_loss,
     hausdorff_dt_loss,
+    log_hausdorff_dt_loss,
     sog_loss,
     tversky_loss,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "sog_loss",
     "boundary_loss",
     "hausdorff_dt_loss",
+    "log_hausdorff_dt_loss",
     "dice_fog_loss",
     "dice_sog_loss",
     "dice_boundary_loss",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -181,8 +181,8 @@ def boundary_loss(
     """1/|Ω| Σ s D(g) with the signed distance D (Kervadec et al. 2019; MONAI's BoundaryLoss).
 
     Args:
-        distance_map: D, [N, 1 or C, *spatial]. None computes it with `distance.signed_distance_map` (scipy,
-            on the CPU) from g, in which voxels that are not valid count as background.
+        distance_map: D, [N, 1 or C, *spatial]. None computes it with `phi.signed_distance` (scipy, on the
+            CPU) from g, in which voxels that are not valid count as background.
         empty: what D is for a mask without boundary, see `distance.signed_distance_map`.
     """
     voxels = voxels_from_options(input, target, map=distance_map, **options)
@@ -197,6 +197,7 @@ def hausdorff_dt_loss(
     target: Tensor,
     *,
     alpha: float = 2.0,
+    distance_map: Tensor | None = None,
     empty: str = "zero",
     reduction: str = "mean",
     batch: bool = False,
@@ -207,12 +208,22 @@ def hausdorff_dt_loss(
     D is the distance to the boundary, unsigned on both sides, of the mask above 0.5; it is a constant for
     autograd. Voxels that are not valid count as background in D. MONAI's class leaves the background channel
     out by default; here ``include_background`` is True as for every other loss.
+
+    Args:
+        distance_map: D(g), [N, 1 or C, *spatial]. None computes it with `phi.distance` (scipy, on the CPU).
+        empty: what D is for a mask without boundary, see `distance.signed_distance_map`.
     """
-    voxels = voxels_from_options(input, target, **options)
+    voxels = voxels_from_options(input, target, map=distance_map, **options)
     s, g = voxels.s, voxels.g
     to_boundary = partial(phi.distance, spacing=voxels.spacing, empty=empty)
-    density = theta.squared_error(s, g) * (to_boundary(s) ** alpha + to_boundary(g) ** alpha)
+    of_target = to_boundary(g) if voxels.map is None else voxels.map
+    density = theta.squared_error(s, g) * (to_boundary(s) ** alpha + of_target**alpha)
     return _mean_loss(voxels, density, reduction, batch)
+
+
+def log_hausdorff_dt_loss(input: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """log(1 + `hausdorff_dt_loss`) after its reduction: MONAI's LogHausdorffDTLoss."""
+    return torch.log(1 + hausdorff_dt_loss(input, target, **options))
 
 
 def dice_fog_loss(
@@ -303,6 +314,7 @@ def dice_hausdorff_dt_loss(
     smooth_nr: float = 1e-5,
     smooth_dr: float = 1e-5,
     alpha: float = 2.0,
+    distance_map: Tensor | None = None,
     empty: str = "zero",
     reduction: str = "mean",
     batch: bool = False,
@@ -310,7 +322,14 @@ def dice_hausdorff_dt_loss(
 ) -> Tensor:
     """λ_dice `dice_loss` + λ_hausdorff `hausdorff_dt_loss`."""
     hausdorff = hausdorff_dt_loss(
-        input, target, alpha=alpha, empty=empty, reduction=reduction, batch=batch, **options
+        input,
+        target,
+        alpha=alpha,
+        distance_map=distance_map,
+        empty=empty,
+        reduction=reduction,
+        batch=batch,
+        **options,
     )
     return lambda_hausdorff * hausdorff + lambda_dice * dice_loss(
         input, target, smooth_nr=smooth_nr, smooth_dr=smooth_dr, reduction=reduction, batch=batch, **options

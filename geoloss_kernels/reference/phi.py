@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from geoloss_kernels.reference.distance import distance_map, signed_distance_map
+
 OPERATORS = ("forward", "central")
 
 
@@ -78,8 +80,6 @@ def signed_distance(
 
     A voxel that is not valid is 0 in u, hence background.
     """
-    from geoloss_kernels.distance import signed_distance_map
-
     return signed_distance_map(u, spacing, empty=empty, dtype=u.dtype)
 
 
@@ -87,8 +87,6 @@ def distance(
     u: Tensor, spacing: Sequence[float] | None = None, valid: Tensor | None = None, empty: str = "zero"
 ) -> Tensor:
     """φ_D of the Hausdorff loss: `distance.distance_map` of u > 0.5, a constant (needs scipy)."""
-    from geoloss_kernels.distance import distance_map
-
     return distance_map(u, spacing, empty=empty, dtype=u.dtype)
 
 

@@ -79,9 +79,9 @@ def prepare(
         raise ValueError("include_background: False needs at least 2 channels, got an input with 1")
 
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    valid = _valid_voxels(input, target, mask, ignore_index)
+    valid = valid_voxels(input, target, mask, ignore_index)
     x = input.to(dtype)
-    g = _one_hot(target, input.shape[1]) if target.shape != input.shape else target
+    g = one_hot(target, input.shape[1]) if target.shape != input.shape else target
     s = activate(_zero_invalid(x, _readable(valid, activation)), activation)
     first = 0 if include_background else 1
 
@@ -165,7 +165,7 @@ def check_companion(name: str, tensor: Tensor, input: Tensor) -> None:
         )
 
 
-def _valid_voxels(
+def valid_voxels(
     input: Tensor, target: Tensor, mask: Tensor | None, ignore_index: int | None
 ) -> Tensor | None:
     """The voxels that ``mask`` and ``ignore_index`` leave, [N, C, *spatial]; None if neither is given."""
@@ -191,7 +191,7 @@ def _zero_invalid(tensor: Tensor, valid: Tensor | None) -> Tensor:
     return tensor if valid is None else torch.where(valid, tensor, torch.zeros_like(tensor))
 
 
-def _one_hot(labels: Tensor, channels: int) -> Tensor:
+def one_hot(labels: Tensor, channels: int) -> Tensor:
     """g_c = (label == c) for labels [N, 1, *spatial]; a label outside 0..C-1 matches no channel."""
     classes = torch.arange(channels, device=labels.device).view(1, -1, *[1] * (labels.ndim - 2))
     # torch promotes no unsigned type wider than 8 bits

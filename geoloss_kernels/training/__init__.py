@@ -16,6 +16,7 @@ from geoloss_kernels.training.loop import TrainingResult, resume, train
 from geoloss_kernels.training.losses import LOSSES, build_loss
 from geoloss_kernels.training.network import NETWORKS, build_network
 from geoloss_kernels.training.run_folder import EpochRecord
+from geoloss_kernels.training.schedules import SCHEDULES
 from geoloss_kernels.training.subjects import Subject
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "SubjectResult",
     "LOSSES",
     "build_loss",
+    "SCHEDULES",
     "NETWORKS",
     "build_network",
 ]

@@ -18,6 +18,7 @@ from geoloss_kernels.training.devices import DEVICE_NAME
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.losses import LOSSES
 from geoloss_kernels.training.network import NETWORKS
+from geoloss_kernels.training.schedules import SCHEDULES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +41,11 @@ class TrainingConfig:
     """A name of ``geoloss_kernels.training.losses.LOSSES``."""
     loss_coefficient: float = 1.0
     """Weight of the geometric term beside Dice."""
+    loss_schedule: str | None = None
+    """A name of ``geoloss_kernels.training.schedules.SCHEDULES``; None: rebalance for dice+boundary, as in
+    the paper, and constant for every other loss."""
+    loss_schedule_step: float = 0.01
+    """Change of the weights per epoch in the schedules increase and rebalance."""
     spacing_aware: bool = False
     """Divide differences by the voxel spacing (mm); the paper does not."""
 
@@ -216,6 +222,8 @@ _FRACTION = _Rule(lambda value: 0 <= value <= 1, "between 0 and 1")
 _RULES = {
     "loss": _one_of(LOSSES),
     "loss_coefficient": _at_least(0),
+    "loss_schedule": _one_of(SCHEDULES),
+    "loss_schedule_step": _at_least(0),
     "modalities": _Rule(lambda names: 0 < len(names) == len(set(names)), "one or more different names"),
     "num_workers": _at_least(0),
     "batch_size": _at_least(1),
@@ -251,6 +259,8 @@ def _validate(config: TrainingConfig) -> None:
     for key, rule in _RULES.items():
         value = getattr(config, key)
         _require(value is None or rule.holds(value), config, key, rule.expected)
+    has_two_terms = "+" in config.loss or config.loss_schedule in (None, "constant")
+    _require(has_two_terms, config, "loss_schedule", f"constant for {config.loss}, which is one term")
     _validate_sizes(config)
 
 

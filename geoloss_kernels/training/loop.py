@@ -36,6 +36,7 @@ from geoloss_kernels.training.sampling import (
     VolumeStore,
     torch_generator,
 )
+from geoloss_kernels.training.schedules import Weights, weights_at
 from geoloss_kernels.training.subjects import Subject
 from geoloss_kernels.training.volumes import check_subject
 
@@ -167,9 +168,8 @@ class _Trainer:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),
         )
-        self.loss = build_loss(config.loss, config.loss_coefficient, _loss_spacing(config, training)).to(
-            device
-        )
+        self.loss_spacing = _loss_spacing(config, training)
+        self.loss_weights: Weights | None = None
         _seed_generators(config.seed)
         self.network = build_network(config).to(device)
         self.optimizer = torch.optim.Adam(
@@ -250,6 +250,7 @@ class _Trainer:
         """
         self.network.train()
         self.sampler.epoch = epoch - 1
+        self._weigh_loss(epoch)
         losses: list[Tensor] = []
         loss_seconds: list[float] = []
         boundaries = [wall_clock(self.device)]
@@ -266,6 +267,16 @@ class _Trainer:
         if not np.isfinite(mean_loss):
             raise FloatingPointError(f"training loss is {mean_loss} in epoch {epoch}")
         return mean_loss, float(np.median(np.diff(boundaries))), float(np.median(loss_seconds))
+
+    def _weigh_loss(self, epoch: int) -> None:
+        """Give the loss the weights that its terms have in ``epoch``."""
+        config = self.config
+        weights = weights_at(
+            epoch, config.loss, config.loss_coefficient, config.loss_schedule, config.loss_schedule_step
+        )
+        if weights != self.loss_weights:
+            loss = build_loss(config.loss, weights.geometric, self.loss_spacing, weights.dice)
+            self.loss, self.loss_weights = loss.to(self.device), weights
 
     def _step(self, image: Tensor, mask: Tensor) -> tuple[Tensor, float]:
         """One optimiser step; the loss, and the seconds its forward and backward took."""

@@ -8,57 +8,50 @@ from typing import Any
 from torch import nn
 
 import geoloss_kernels as gk
+from geoloss_kernels.training.schedules import Weights
 
 Spacing = tuple[float, float, float]
-Builder = Callable[[float, Spacing | None], nn.Module]
+Builder = Callable[[Weights, Spacing | None], nn.Module]
 
 
-def _fog(**options: Any) -> Builder:
-    return lambda weight, spacing: gk.DiceFOGLoss(sigmoid=True, lambda_fog=weight, spacing=spacing, **options)
+def _with_dice(module: Callable[..., nn.Module], term: str, **options: Any) -> Builder:
+    """λ_dice Dice + λ_term ``term``."""
 
+    def build(weights: Weights, spacing: Spacing | None) -> nn.Module:
+        lambdas = {"lambda_dice": weights.dice, f"lambda_{term}": weights.geometric}
+        return module(sigmoid=True, spacing=spacing, **lambdas, **options)
 
-def _sog(**options: Any) -> Builder:
-    return lambda weight, spacing: gk.DiceSOGLoss(sigmoid=True, lambda_sog=weight, spacing=spacing, **options)
-
-
-def _boundary(weight: float, spacing: Spacing | None) -> nn.Module:
-    return gk.DiceBoundaryLoss(sigmoid=True, lambda_boundary=weight, spacing=spacing)
-
-
-def _hausdorff(weight: float, spacing: Spacing | None) -> nn.Module:
-    return gk.DiceHausdorffDTLoss(
-        include_background=True, sigmoid=True, lambda_hausdorff=weight, spacing=spacing
-    )
+    return build
 
 
 LOSSES: dict[str, Builder] = {
-    "dice": lambda weight, spacing: gk.DiceLoss(sigmoid=True),
-    "dice+fog": _fog(),
-    "dice+fog_sagittal": _fog(axes=("sagittal",)),
-    "dice+fog_coronal": _fog(axes=("coronal",)),
-    "dice+fog_axial": _fog(axes=("axial",)),
-    "dice+sog": _sog(),
-    "dice+sog_two_sided": _sog(two_sided=True),
-    "dice+boundary": _boundary,
-    "dice+hausdorff": _hausdorff,
-    "bce": lambda weight, spacing: gk.BCELoss(sigmoid=True),
-    "tversky": lambda weight, spacing: gk.TverskyLoss(sigmoid=True, alpha=0.3, beta=0.7),
+    "dice": lambda weights, spacing: gk.DiceLoss(sigmoid=True),
+    "dice+fog": _with_dice(gk.DiceFOGLoss, "fog"),
+    "dice+fog_sagittal": _with_dice(gk.DiceFOGLoss, "fog", axes=("sagittal",)),
+    "dice+fog_coronal": _with_dice(gk.DiceFOGLoss, "fog", axes=("coronal",)),
+    "dice+fog_axial": _with_dice(gk.DiceFOGLoss, "fog", axes=("axial",)),
+    "dice+sog": _with_dice(gk.DiceSOGLoss, "sog"),
+    "dice+sog_two_sided": _with_dice(gk.DiceSOGLoss, "sog", two_sided=True),
+    "dice+boundary": _with_dice(gk.DiceBoundaryLoss, "boundary"),
+    "dice+hausdorff": _with_dice(gk.DiceHausdorffDTLoss, "hausdorff", include_background=True),
+    "bce": lambda weights, spacing: gk.BCELoss(sigmoid=True),
+    "tversky": lambda weights, spacing: gk.TverskyLoss(sigmoid=True, alpha=0.3, beta=0.7),
 }
-"""Name -> builder(coefficient of the geometric term, voxel spacing in mm or None for the paper's unit
-spacing).
+"""Name -> builder(weights of the terms, voxel spacing in mm or None for the paper's unit spacing).
 
-"dice+boundary" keeps its coefficient throughout (Kervadec et al. 2019 and the paper raise it while training).
 "tversky" weighs false negatives by 0.7 and false positives by 0.3 (Salehi et al. 2017, for MS lesions).
 Every loss takes logits ``[N, 1, x, y, z]`` and a binary target of the same shape, axes in RAS order.
 """
 
 
-def build_loss(name: str, coefficient: float = 1.0, spacing: Spacing | None = None) -> nn.Module:
-    """Build the loss ``name`` of ``LOSSES``.
+def build_loss(
+    name: str, coefficient: float = 1.0, spacing: Spacing | None = None, dice_weight: float = 1.0
+) -> nn.Module:
+    """Build the loss ``name`` of ``LOSSES``: dice_weight · Dice + coefficient · its geometric term.
 
     Raises:
         ValueError: ``name`` is not in the registry.
     """
     if name not in LOSSES:
         raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {name!r}")
-    return LOSSES[name](coefficient, spacing)
+    return LOSSES[name](Weights(dice_weight, coefficient), spacing)

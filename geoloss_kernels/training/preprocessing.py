@@ -1,0 +1,156 @@
+"""From raw scans to what the network takes: every image on the FLAIR's grid, without its bias field.
+
+Rigid registration by SimpleITK (Mattes mutual information of a fifth of the voxels, three resolutions), N4 by
+SimpleITK. Intensities are left in the scanner's units: the trainer normalises each volume itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geoloss_kernels.training.errors import InputError
+from geoloss_kernels.training.files import replacing, write_text
+from geoloss_kernels.training.subjects import Subject, format_table
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
+
+Log = Callable[[str], None]
+
+HISTOGRAM_BINS = 32
+SAMPLED_FRACTION = 0.2
+SHORTEST_STEP = 1e-3
+"""mm"""
+SHRINK_FACTORS = (4, 2, 1)
+SMOOTHING_SIGMAS = (2.0, 1.0, 0.0)
+"""mm"""
+N4_SHRINK_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class PreprocessingOptions:
+    """What to do beside registration.
+
+    Args:
+        reference: the modality whose grid all images get; the lesion mask lies on it already.
+        correct_bias: divide every image by the bias field that N4 finds.
+        seed: of the voxels that the registration looks at.
+    """
+
+    reference: str = "flair"
+    correct_bias: bool = True
+    seed: int = 0
+
+
+def preprocess(
+    subjects: Sequence[Subject],
+    out: Path,
+    options: PreprocessingOptions = PreprocessingOptions(),
+    log: Log = print,
+) -> list[Subject]:
+    """Register and correct the images of ``subjects``; write them and a table of them into ``out``.
+
+    A subject becomes ``out/<name>/<modality>.nii.gz`` and, if it has one, ``mask.nii.gz``, with
+    ``out/subjects.csv`` as the table. Deterministic on one machine.
+
+    Raises:
+        InputError: a subject lacks the reference, or an image cannot be read.
+    """
+    done = [_preprocess_subject(subject, out / subject.name, options, log) for subject in subjects]
+    write_text(out / "subjects.csv", format_table(done))
+    return done
+
+
+def register_rigidly(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> sitk.Euler3DTransform:
+    """The rigid transform from points of ``fixed`` to the same anatomy in ``moving``, in mm.
+
+    For images of different contrast that overlap: it starts from the scanner's coordinates, with the centre
+    of rotation in the middle of ``fixed``.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    middle = fixed.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in fixed.GetSize()])
+    transform = sitk.Euler3DTransform(middle)
+    registration = sitk.ImageRegistrationMethod()
+    registration.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
+    registration.SetMetricSamplingStrategy(registration.RANDOM)
+    registration.SetMetricSamplingPercentage(SAMPLED_FRACTION, seed + 1)  # 0 would be the clock
+    registration.SetInterpolator(sitk.sitkLinear)
+    registration.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=1.0,
+        minStep=SHORTEST_STEP,
+        numberOfIterations=300,
+        relaxationFactor=0.7,
+        gradientMagnitudeTolerance=1e-6,
+    )
+    registration.SetOptimizerScalesFromPhysicalShift()
+    registration.SetShrinkFactorsPerLevel(SHRINK_FACTORS)
+    registration.SetSmoothingSigmasPerLevel(SMOOTHING_SIGMAS)
+    registration.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    registration.SetInitialTransform(transform, inPlace=True)
+    registration.Execute(fixed, moving)
+    return transform
+
+
+def correct_bias(image: sitk.Image) -> sitk.Image:
+    """``image`` divided by its smooth bias field: N4 on a coarser grid, within Otsu's foreground."""
+    import SimpleITK as sitk  # noqa: N813
+
+    foreground = sitk.OtsuThreshold(image, 0, 1)
+    shrink = [N4_SHRINK_FACTOR if size > 16 * N4_SHRINK_FACTOR else 1 for size in image.GetSize()]
+    corrector = sitk.N4BiasFieldCorrectionImageFilter()
+    corrector.Execute(sitk.Shrink(image, shrink), sitk.Shrink(foreground, shrink))
+    return image / sitk.Exp(corrector.GetLogBiasFieldAsImage(image))
+
+
+def _preprocess_subject(subject: Subject, folder: Path, options: PreprocessingOptions, log: Log) -> Subject:
+    import SimpleITK as sitk  # noqa: N813
+
+    if options.reference not in subject.images:
+        raise InputError(f"{subject.name}: expected an image {options.reference}, to register the others to")
+    images = {name: _read(path) for name, path in subject.images.items()}
+    fixed = images[options.reference]
+    written = {}
+    for name, image in images.items():
+        if name != options.reference:
+            transform = register_rigidly(fixed, image, options.seed)
+            shift = math.hypot(*transform.GetTranslation())
+            log(f"{subject.name}: {name} is turned by {_rotation(transform):.2f}° and off by {shift:.2f} mm")
+            image = sitk.Resample(image, fixed, transform, sitk.sitkBSpline, 0.0)
+        written[name] = _write(correct_bias(image) if options.correct_bias else image, folder, name)
+    if subject.mask is None:
+        return replace(subject, images=written)
+    mask = sitk.Resample(_read(subject.mask), fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
+    return replace(subject, images=written, mask=_write(mask, folder, "mask"))
+
+
+def _rotation(transform: sitk.Euler3DTransform) -> float:
+    """The angle in degrees, from the trace of the matrix."""
+    matrix = transform.GetMatrix()
+    cosine = (matrix[0] + matrix[4] + matrix[8] - 1) / 2
+    return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+
+
+def _read(path: Path) -> sitk.Image:
+    import SimpleITK as sitk  # noqa: N813
+
+    try:
+        image = sitk.ReadImage(str(path), sitk.sitkFloat32)
+    except RuntimeError as error:
+        raise InputError(f"{path}: cannot be read: {str(error).splitlines()[-1].strip()}") from None
+    if image.GetDimension() != 3:
+        raise InputError(f"{path}: expected a 3-D image, got {image.GetDimension()} dimensions")
+    return image
+
+
+def _write(image: sitk.Image, folder: Path, name: str) -> Path:
+    import SimpleITK as sitk  # noqa: N813
+
+    path = folder / f"{name}.nii.gz"
+    with replacing(path) as temporary:
+        sitk.WriteImage(image, str(temporary))
+    return path

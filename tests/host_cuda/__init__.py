@@ -1,0 +1,1 @@
+"""The CUDA kernels on the CPU: see `cuda_on_host.h`."""

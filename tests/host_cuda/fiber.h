@@ -1,0 +1,39 @@
+// A thread of control with a stack of its own. One of them runs at a time, within the one thread of the host.
+#pragma once
+
+#include <cstddef>
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace cuda_on_host {
+
+class Fiber {
+ public:
+  void set_stack(unsigned char* bottom, size_t size);
+  // The next resume() calls entry(), which has to end in finish().
+  void restart(void (*entry)());
+
+  // From the host: runs the fiber until it yields or finishes.
+  void resume();
+  // From the fiber: back to the host.
+  void yield();
+  [[noreturn]] void finish();
+
+ private:
+  static void begin();
+
+  unsigned char* stack_ = nullptr;
+  size_t stack_size_ = 0;
+  void (*entry_)() = nullptr;
+  void* asan_stack_ = nullptr;  // what AddressSanitizer and ThreadSanitizer know the fiber by
+  void* tsan_fiber_ = nullptr;
+#if defined(__x86_64__)
+  void* stack_pointer_ = nullptr;
+#else
+  ucontext_t context_;
+#endif
+};
+
+}  // namespace cuda_on_host

@@ -1,0 +1,235 @@
+// Launches every kernel on tensors that are exactly as large as they say, under each schedule, for the
+// sanitizers to watch. Fails where a result is not a number or depends on the schedule.
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/launch.cuh"
+#include "cuda/ratio.cuh"
+#include "cuda_on_host.h"
+
+namespace geoloss::cuda {
+namespace {
+
+using Terms = std::vector<const char*>;
+
+const Terms kDice{"intersection", "prediction", "target"};
+const Terms kDiceAndFog{"intersection", "prediction", "target", "first_order_forward_l2", "count"};
+const Terms kDiceAndSog{"intersection", "prediction", "target", "second_order", "count"};
+const Terms kStencils{
+    "first_order_forward_l2",       "first_order_forward_l1", "first_order_central_l2_squared",
+    "first_order_central_l1",       "second_order",           "second_order_two_sided",
+    "second_order_two_sided_signed"};
+const Terms kVoxelwise{"count",
+                       "prediction_squared",
+                       "target_squared",
+                       "absolute_error",
+                       "squared_error",
+                       "cross_entropy_foreground",
+                       "cross_entropy_background",
+                       "map_prediction",
+                       "map_squared_error"};
+
+struct Case {
+  int64_t N, C, D, H, W;
+  DType input, target;
+  Activation activation;
+  bool masked, labels;
+  Terms terms;
+  int64_t misplaced = 0;  // elements between an allocation's start and the tensor's
+};
+
+size_t element_size(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64: return 8;
+    case DType::kFloat32: return 4;
+    case DType::kFloat16:
+    case DType::kBFloat16: return 2;
+    default: return 1;
+  }
+}
+
+// A dense tensor [N, C, D, H, W] at the end of its allocation.
+class Tensor {
+ public:
+  Tensor(const Case& c, DType dtype, int64_t channels)
+      : count_(c.N * channels * c.D * c.H * c.W),
+        misplaced_(c.misplaced),
+        memory_(new unsigned char[(count_ + misplaced_) * element_size(dtype)]) {
+    const int64_t plane = c.H * c.W, volume = c.D * plane;
+    view_ = {memory_.get() + misplaced_ * element_size(dtype),
+             dtype,
+             channels * volume,
+             channels == 1 ? 0 : volume,
+             plane,
+             c.W,
+             1};
+    if (c.N == 1) view_.stride_n = 0;
+  }
+
+  // value() for each element
+  template <class Function>
+  void fill(Function value) {
+    for (int64_t i = 0; i < count_; ++i) {
+      if (view_.dtype == DType::kUInt8) {
+        static_cast<uint8_t*>(view_.data)[i] = static_cast<uint8_t>(value());
+      } else {
+        store_element(view_, i, static_cast<double>(value()));
+      }
+    }
+  }
+
+  const TensorView& view() const { return view_; }
+
+  std::vector<double> values() const {
+    std::vector<double> all(count_);
+    for (int64_t i = 0; i < count_; ++i) all[i] = load_element<double>(view_, i);
+    return all;
+  }
+
+ private:
+  int64_t count_, misplaced_;
+  std::unique_ptr<unsigned char[]> memory_;
+  TensorView view_;
+};
+
+template <class T>
+class Launches {
+ public:
+  explicit Launches(const Case& c)
+      : input_(c, c.input, c.C),
+        target_(c, c.target, c.labels ? 1 : c.C),
+        mask_(c, DType::kUInt8, 1),
+        map_(c, DType::kFloat32, c.C),
+        grad_input_(c, c.input, c.C) {
+    std::mt19937 random(1);
+    std::uniform_real_distribution<double> uniform(0.05, 0.95);
+    input_.fill([&] { return uniform(random); });
+    target_.fill([&] { return c.labels ? random() % 4 : random() % 2; });
+    mask_.fill([&] { return random() % 4 != 0; });
+    map_.fill([&] { return uniform(random); });
+    p_.N = c.N, p_.C = c.C, p_.D = c.D, p_.H = c.H, p_.W = c.W;
+    p_.input = input_.view(), p_.target = target_.view(), p_.map = map_.view();
+    if (c.masked) p_.mask = mask_.view();
+    p_.label_map = c.labels && c.C > 1;
+    p_.has_ignore_index = c.labels;
+    p_.ignore_index = 3;
+    p_.activation = c.activation;
+    for (int axis = 0; axis < 3; ++axis) p_.inverse_spacing[axis] = 1, p_.axis_chosen[axis] = true;
+    p_.term_count = static_cast<int64_t>(c.terms.size());
+    std::copy(c.terms.begin(), c.terms.end(), p_.terms);
+    ratio_.fractions = 1;
+    for (int64_t k = 0; k <= p_.term_count; ++k) ratio_.numerator[k] = ratio_.denominator[k] = 1 + 0.1 * k;
+  }
+
+  // Sums, loss, the slopes of the loss with respect to the sums, and the gradient.
+  std::vector<double> run() {
+    const int64_t rows = p_.N * p_.C, numbers = rows * p_.term_count;
+    const auto sums = not_a_number(numbers), loss = not_a_number(rows), loss_again = not_a_number(rows);
+    const auto grad_sums = not_a_number(numbers);
+    const LaunchParams params = launch_params<T>(p_, false);
+    const auto workspace = not_a_number(static_cast<int64_t>(workspace_bytes<T>(params) / sizeof(T)));
+    check(launch_forward<T>(params, ratio_, workspace.get(), sums.get(), loss.get(), nullptr));
+    check(launch_ratio<T>(ratio_, sums.get(), rows, p_.term_count, loss_again.get(), nullptr));
+    check(launch_ratio_backward<T>(ratio_, loss.get(), sums.get(), rows, p_.term_count, grad_sums.get(),
+                                   nullptr));
+    grad_input_.fill([] { return NAN; });
+    GeoSumsParams backward = p_;
+    backward.grad_sums = grad_sums.get();
+    backward.grad_input = grad_input_.view();
+    check(launch_backward<T>(launch_params<T>(backward, true), nullptr));
+    std::vector<double> results = grad_input_.values();
+    results.insert(results.end(), sums.get(), sums.get() + numbers);
+    results.insert(results.end(), loss.get(), loss.get() + rows);
+    results.insert(results.end(), loss_again.get(), loss_again.get() + rows);
+    results.insert(results.end(), grad_sums.get(), grad_sums.get() + numbers);
+    return results;
+  }
+
+ private:
+  static std::unique_ptr<T[]> not_a_number(int64_t count) {
+    std::unique_ptr<T[]> values(new T[count]);
+    for (int64_t i = 0; i < count; ++i) values[i] = NAN;
+    return values;
+  }
+
+  static void check(cudaError_t error) {
+    if (error != cudaSuccess) throw cuda_on_host::Error("cudaError_t " + std::to_string(error));
+  }
+
+  Tensor input_, target_, mask_, map_, grad_input_;
+  GeoSumsParams p_{};
+  Ratio ratio_{};
+};
+
+void check(const std::vector<double>& results, const std::vector<double>& expected) {
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (!std::isfinite(results[i]))
+      throw cuda_on_host::Error("result " + std::to_string(i) + " is not a number");
+    if (results[i] != expected[i]) {
+      throw cuda_on_host::Error("result " + std::to_string(i) + " depends on the schedule");
+    }
+  }
+}
+
+template <class T>
+void run(const Case& c) {
+  using cuda_on_host::Order;
+  Launches<T> launches(c);
+  cuda_on_host::set_schedule(Order::kForward, 0);
+  const std::vector<double> expected = launches.run();
+  check(expected, expected);
+  for (const Order order : {Order::kReverse, Order::kRandom}) {
+    cuda_on_host::set_schedule(order, 1);
+    check(launches.run(), expected);
+  }
+}
+
+std::vector<Case> cases() {
+  constexpr auto f64 = DType::kFloat64, f32 = DType::kFloat32, f16 = DType::kFloat16, bf16 = DType::kBFloat16,
+                 u8 = DType::kUInt8;
+  constexpr auto none = Activation::kNone, sigmoid = Activation::kSigmoid, softmax = Activation::kSoftmax;
+  std::vector<Case> all{
+      // Odd sizes, of more than one tile along each axis
+      {1, 1, 5, 9, 33, f32, f32, none, false, false, kStencils},
+      {1, 1, 5, 9, 33, f32, u8, sigmoid, true, false, kStencils},
+      {1, 2, 5, 9, 33, f16, u8, softmax, true, true, kDiceAndSog},
+      {1, 2, 3, 5, 33, f64, f64, softmax, true, false, kStencils},
+      {1, 1, 3, 5, 33, f64, u8, sigmoid, false, false, kDiceAndFog},
+      {2, 3, 2, 3, 4, bf16, bf16, softmax, false, false, kVoxelwise},
+      {2, 1, 1, 3, 7, f32, f32, sigmoid, false, false, kVoxelwise},
+      {1, 1, 1, 1, 1, f32, f32, sigmoid, false, false, kStencils},
+  };
+  // What training asks for, in rows of whole vectors and others
+  for (const DType dtype : {f32, f16, bf16}) {
+    for (const Terms& terms : {kDice, kDiceAndFog, kDiceAndSog}) {
+      all.push_back({2, 1, 6, 10, 64, dtype, dtype, sigmoid, false, false, terms});
+      all.push_back({1, 2, 5, 9, 32, dtype, u8, sigmoid, false, false, terms});
+      all.push_back({1, 1, 5, 9, 35, dtype, dtype, none, false, false, terms, 1});
+    }
+  }
+  return all;
+}
+
+int run_all() {
+  int64_t count = 0;
+  for (const Case& c : cases()) {
+    try {
+      c.input == DType::kFloat64 ? run<double>(c) : run<float>(c);
+    } catch (const cuda_on_host::Error& error) {
+      std::printf("case %lld: %s\n", static_cast<long long>(count), error.what());
+      return 1;
+    }
+    ++count;
+  }
+  std::printf("%lld cases\n", static_cast<long long>(count));
+  return 0;
+}
+
+}  // namespace
+}  // namespace geoloss::cuda
+
+int main() { return geoloss::cuda::run_all(); }

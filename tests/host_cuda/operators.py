@@ -1,0 +1,136 @@
+"""The CUDA kernels on the CPU as operators of torch: geoloss_cuda_on_host::geo_sums and the others.
+
+Their schemas are those of geoloss, their kernels for CPU tensors the launch layer of csrc/cuda, and the rest,
+derivatives for instance, what every backend gets.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.library import Library
+
+from geoloss_kernels import _registrations, backends
+from geoloss_kernels._registrations import Operators
+from host_cuda import build
+
+NAMESPACE = "geoloss_cuda_on_host"
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@functools.cache
+def module() -> ModuleType:
+    """The launch layer; compiled when it is first asked for."""
+    path = build.module()
+    spec = importlib.util.spec_from_file_location("cuda_on_host", path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@functools.cache
+def add_backend() -> None:
+    """Let `geoloss_kernels.use_backend` choose "cuda on host"."""
+    module()
+    backends._add("cuda on host", "cpu", register())
+
+
+def register() -> Operators:
+    """Define the operators, and return them as eager code calls them."""
+    library = Library(NAMESPACE, "DEF")
+    _libraries.append(library)
+    for kernel in (geo_sums, geo_sums_backward, geo_ratio, geo_ratio_backward, geo_loss, geo_loss_backward):
+        schema = str(getattr(torch.ops.geoloss, kernel.__name__).default._schema)
+        library.define(schema.removeprefix("geoloss::"))
+        library.impl(kernel.__name__, kernel, "CPU")
+    return _registrations.register(NAMESPACE)
+
+
+_libraries: list[Library] = []  # a registration lasts as long as its library
+
+
+def _bits(tensor: Tensor) -> tuple[np.ndarray, str]:
+    """The tensor's memory and strides as they are, and its dtype; NumPy does not know each of them."""
+    bits = tensor.detach().view(BITS[tensor.element_size()]).numpy()
+    return bits, str(tensor.dtype).removeprefix("torch.")
+
+
+def _arguments(*arguments: Any) -> Any:
+    return module().Arguments(*(_bits(each) if isinstance(each, Tensor) else each for each in arguments))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+def _poisoned(like: Tensor, shape: Sequence[int]) -> Tensor:
+    return like.new_full(shape, torch.nan)
+
+
+def _sums_like(input: Tensor, terms: Sequence[str], include_background: bool) -> Tensor:
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    channels = input.shape[1] - (0 if include_background else 1)
+    return torch.full((input.shape[0], channels, len(terms)), torch.nan, dtype=dtype)
+
+
+def geo_sums(input: Tensor, *rest: Any) -> Tensor:
+    terms, include_background = rest[3], rest[8]
+    sums = _sums_like(input, terms, include_background)
+    if input.numel() == 0:
+        return sums.zero_()
+    unused = [0.0] * (len(terms) + 1)
+    module().forward(_arguments(input, *rest), sums.numpy(), None, unused, unused)
+    return sums
+
+
+def geo_sums_backward(grad_sums: Tensor, input: Tensor, *rest: Any) -> Tensor:
+    grad_input = torch.empty_like(input).fill_(torch.nan)
+    if input.numel():
+        module().backward(_arguments(input, *rest), _array(grad_sums), _bits(grad_input))
+    return grad_input
+
+
+def geo_ratio(sums: Tensor, numerator: Sequence[float], denominator: Sequence[float]) -> Tensor:
+    ratio = _poisoned(sums, sums.shape[:2])
+    if ratio.numel():
+        flat = _array(sums).reshape(-1, sums.shape[-1])
+        module().ratio(flat, numerator, denominator, ratio.view(-1).numpy())
+    return ratio
+
+
+def geo_ratio_backward(
+    grad_ratio: Tensor, sums: Tensor, numerator: Sequence[float], denominator: Sequence[float]
+) -> Tensor:
+    grad_sums = _poisoned(sums, sums.shape)
+    if grad_ratio.numel():
+        flat = _array(sums).reshape(-1, sums.shape[-1])
+        slopes = grad_sums.view(flat.shape).numpy()
+        module().ratio_backward(_array(grad_ratio).reshape(-1), flat, numerator, denominator, slopes)
+    return grad_sums
+
+
+def geo_loss(input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *rest, numerator, denominator = rest
+    terms, include_background = rest[3], rest[8]
+    sums = _sums_like(input, terms, include_background)
+    if input.numel() == 0:
+        sums.zero_()
+        return geo_ratio(sums, numerator, denominator), sums
+    loss = _poisoned(sums, sums.shape[:2])
+    module().forward(_arguments(input, *rest), sums.numpy(), loss.numpy(), numerator, denominator)
+    return loss, sums
+
+
+def geo_loss_backward(grad_loss: Tensor, sums: Tensor, input: Tensor, *rest: Any) -> Tensor:
+    *rest, numerator, denominator = rest
+    grad_sums = geo_ratio_backward(grad_loss, sums, numerator, denominator)
+    return geo_sums_backward(grad_sums, input, *rest)

@@ -1,0 +1,118 @@
+"""Bugs to plant in a copy of the kernels: what the checks do not see there, they do not see anywhere.
+
+All are planted at once, so that one build has them all, and each run has one of them: see `planted.h`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from host_cuda import build
+
+
+@dataclass(frozen=True)
+class PlantedBug:
+    """One place of the sources made wrong."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    """the same if PLANTED is false"""
+    caught_by: str
+    """the build of `launches.cpp` that stops: with no sanitizer, or with "address" or "thread" """
+    report: str
+    """what it says"""
+
+
+BUGS = (
+    PlantedBug(
+        name="no barrier before the sums of a block's warps are read",
+        file="reduce.cuh",
+        right="for_each_stencil_term(add);\n  __syncthreads();",
+        wrong="for_each_stencil_term(add);\n  if (!PLANTED) __syncthreads();",
+        caught_by="thread",
+        report="data race",
+    ),
+    PlantedBug(
+        name="no barrier before the sums of a block's warps are written again",
+        file="reduce.cuh",
+        right="total += of_warps[warp];\n  __syncthreads();",
+        wrong="total += of_warps[warp];\n  if (!PLANTED) __syncthreads();",
+        caught_by="thread",
+        report="data race",
+    ),
+    PlantedBug(
+        name="no barrier between the planes of a march",
+        file="march.cuh",
+        right="errors(next), next.error(0));\n    __syncthreads();\n    here = next;",
+        wrong="errors(next), next.error(0));\n    if (!PLANTED) __syncthreads();\n    here = next;",
+        caught_by="thread",
+        report="data race",
+    ),
+    PlantedBug(
+        name="a halo that nobody fills",
+        file="tile.cuh",
+        right="if (in_volume) function(place, z, row, column);",
+        wrong="if (in_volume && !(PLANTED && z < tile.z_begin)) function(place, z, row, column);",
+        caught_by="none",
+        report="is not a number",
+    ),
+    PlantedBug(
+        name="a write past the end of the gradient",
+        file="tile.cuh",
+        right="offset_of(view, tile.source.n, c, z, tile.y, tile.x), gradient);",
+        wrong="offset_of(view, tile.source.n, c, z, tile.y, tile.x) + PLANTED, gradient);",
+        caught_by="address",
+        report="heap-buffer-overflow",
+    ),
+    PlantedBug(
+        name="too little dynamic shared memory",
+        file="tile.cuh",
+        right="+ TileShape<T>::kVoxels * sizeof(T) +",
+        wrong="+ (PLANTED ? 0 : TileShape<T>::kVoxels * sizeof(T)) +",
+        caught_by="none",
+        report="a write past dynamic shared memory",
+    ),
+    PlantedBug(
+        name="vectors in rows that are not aligned",
+        file="march_plan.h",
+        right="t.input_aligned = has_aligned_vectors(p.input, p.W);",
+        wrong="t.input_aligned = PLANTED || has_aligned_vectors(p.input, p.W);",
+        caught_by="address",
+        report="misaligned address",
+    ),
+    PlantedBug(
+        name="a barrier that some threads pass by",
+        file="tile.cuh",
+        right="slopes(tile, c, z)); });",
+        wrong="slopes(tile, c, z)); });\n    if (PLANTED && threadIdx.x < 32) __syncthreads();",
+        caught_by="none",
+        report="divergent barrier",
+    ),
+    PlantedBug(
+        name="a warp whose last lane does not take part",
+        file="reduce.cuh",
+        right="const T total = warp_sum(sums[number]);",
+        wrong="if (PLANTED && thread % kWarpSize == 31) return;\n    const T total = warp_sum(sums[number]);",
+        caught_by="none",
+        report="deadlock",
+    ),
+)
+
+
+def plant() -> Path:
+    """A copy of csrc with all of `BUGS`."""
+    copy = build.BUILD / "planted" / "csrc"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(build.ROOT / "csrc", copy)
+    for number, bug in enumerate(BUGS):
+        file = copy / "cuda" / bug.file
+        text = file.read_text()
+        if text.count(bug.right) != 1:
+            raise ValueError(f"{bug.name}: expected this once in {bug.file}:\n{bug.right}")
+        wrong = bug.wrong.replace("PLANTED", f"(planted_bug == {number})")
+        file.write_text(text.replace(bug.right, wrong))
+    return copy

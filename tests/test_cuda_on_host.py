@@ -1,0 +1,107 @@
+"""The CUDA kernels on the CPU: any order of threads and blocks, under sanitizers, and with bugs planted.
+
+That they compute what the reference does is shown where every backend's is, with the backend "cuda on host".
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import host_cuda.operators
+import pytest
+import torch
+from host_cuda import build, planted_bugs
+from host_cuda.planted_bugs import BUGS
+from numerics import Case, compute_with, sample_cases
+
+DICE = ("intersection", "prediction", "target")
+FOG = ("first_order_forward_l2", "count")
+EVERY_STENCIL = ("first_order_central_l1", "second_order_two_sided", "squared_error")
+TRAINING = [
+    Case((2, 1, 17, 20, 64), (*DICE, *FOG), dtype, "sigmoid", target_dtype=target)
+    for dtype, target in (
+        (torch.float32, torch.float32),
+        (torch.float16, torch.uint8),
+        (torch.bfloat16, torch.bfloat16),
+    )
+]
+CASES = [
+    *TRAINING,
+    Case((1, 1, 70, 9, 16), DICE, torch.float32, "sigmoid"),
+    Case((1, 2, 40, 35), (*DICE, *FOG), torch.float32, layout="sliced"),
+    Case((1, 3, 5, 9, 33), EVERY_STENCIL, torch.float32, "softmax", mask="channels"),
+    Case((1, 1, 5, 9, 33), EVERY_STENCIL, torch.float64, "sigmoid", mask="shared"),
+    *sample_cases(30, seed=3),
+]
+SCHEDULES = [("reverse", 0), ("random", 1), ("random", 2)]
+
+
+@pytest.fixture
+def forward_again() -> Iterator[None]:
+    host_cuda.operators.add_backend()
+    yield
+    host_cuda.operators.module().set_schedule("forward", 0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_same_bits_under_every_schedule(forward_again, case, schedule):
+    arguments = case.arguments("cpu")
+    expected = compute_with("cuda on host", arguments)
+    host_cuda.operators.module().set_schedule(*schedule)
+    ours = compute_with("cuda on host", arguments)
+    for mine, theirs in zip(ours, expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_every_thread_of_a_launch_runs(forward_again):
+    """Forward and backward, 8 tiles each of 128 threads in float64; then 128 that add up the tiles' sums."""
+    module = host_cuda.operators.module()
+    before = module.statistics()
+    compute_with("cuda on host", Case((1, 1, 4, 8, 33), ("prediction",), mask="shared").arguments("cpu"))
+    after = module.statistics()
+    assert after["launches"] - before["launches"] == 3
+    assert after["threads"] - before["threads"] == 2 * 8 * 128 + 128
+    assert after["barriers"] > before["barriers"]
+    assert after["exchanges"] > before["exchanges"]
+
+
+SANITIZERS = ("none", "address", "thread")
+
+
+def run(executable: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The launches of `launches.cpp`, in a process of their own."""
+    given = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1", **environment}
+    return subprocess.run([executable], env=given, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_launches_are_clean(sanitizer):
+    done = run(build.launches(sanitizer))
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr[:8000]
+    assert done.stdout.endswith(" cases\n")
+
+
+@pytest.mark.timeout(600)
+class TestPlantedBugs:
+    """Each makes a copy of the kernels wrong in one place, and is found."""
+
+    @pytest.fixture(scope="class")
+    def planted(self) -> dict[str, Path]:
+        csrc = planted_bugs.plant()
+        return {sanitizer: build.launches(sanitizer, csrc) for sanitizer in SANITIZERS}
+
+    @pytest.mark.parametrize("sanitizer", SANITIZERS)
+    def test_nothing_is_caught_without_them(self, planted, sanitizer):
+        assert run(planted[sanitizer]).returncode == 0
+
+    @pytest.mark.parametrize("number", range(len(BUGS)), ids=[bug.name for bug in BUGS])
+    def test_is_caught(self, planted, number):
+        bug = BUGS[number]
+        done = run(planted[bug.caught_by], PLANTED_BUG=str(number))
+        assert done.returncode != 0
+        assert bug.report in done.stdout + done.stderr

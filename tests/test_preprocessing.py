@@ -1,0 +1,134 @@
+"""Registration and bias correction of a synthetic head whose position and bias field are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+
+from geoloss_kernels.cli import main
+from geoloss_kernels.training import InputError, Subject
+from geoloss_kernels.training.preprocessing import (
+    PreprocessingOptions,
+    correct_bias,
+    preprocess,
+    register_rigidly,
+)
+
+SIZE = (64, 72, 40)
+SPACING = (2.0, 2.0, 3.0)
+CENTRE = (64.0, 72.0, 60.0)
+TISSUES = {"flair": (40.0, 90.0, 160.0), "t1": (130.0, 60.0, 20.0)}
+
+
+def head(contrast: str) -> sitk.Image:
+    """An ellipsoid with two inner structures, each of its own intensity, blurred by half a voxel."""
+    z, y, x = (
+        (index * size - middle)
+        for index, size, middle in zip(np.indices(SIZE[::-1]), SPACING[::-1], CENTRE[::-1], strict=True)
+    )
+    outer, inner, lesion = TISSUES[contrast]
+    volume = outer * ((x / 44) ** 2 + (y / 54) ** 2 + (z / 44) ** 2 < 1)
+    volume[((x - 12) / 16) ** 2 + ((y + 10) / 26) ** 2 + ((z - 6) / 18) ** 2 < 1] = inner
+    volume[((x + 16) / 9) ** 2 + ((y - 18) / 11) ** 2 + ((z + 9) / 12) ** 2 < 1] = lesion
+    volume += np.random.default_rng(0).normal(0, 1, volume.shape)
+    image = sitk.GetImageFromArray(volume.astype(np.float32))
+    image.SetSpacing(SPACING)
+    return sitk.DiscreteGaussian(image, 1.0)
+
+
+def motion() -> sitk.Euler3DTransform:
+    """From points of the fixed head to points of the moved one."""
+    return sitk.Euler3DTransform(CENTRE, 0.06, -0.04, 0.08, (4.0, -3.0, 2.0))
+
+
+def moved(image: sitk.Image) -> sitk.Image:
+    return sitk.Resample(image, image, motion().GetInverse(), sitk.sitkLinear, 0.0)
+
+
+def error(found: sitk.Transform) -> float:
+    """Largest distance in mm between where ``found`` and the true motion take points of the head."""
+    offsets = np.random.default_rng(0).uniform(-1, 1, (200, 3)) * (44, 54, 44)
+    points = [CENTRE + offset for offset in offsets if np.linalg.norm(offset / (44, 54, 44)) < 1]
+    pairs = [(found.TransformPoint(point), motion().TransformPoint(point)) for point in points]
+    return max(float(np.linalg.norm(np.subtract(*pair))) for pair in pairs)
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    folder = tmp_path_factory.mktemp("raw") / "anna"
+    folder.mkdir()
+    flair = head("flair")
+    images = {"flair": flair, "t1": moved(head("t1"))}
+    for name, image in images.items():
+        sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
+    sitk.WriteImage(sitk.Cast(flair > 130, sitk.sitkUInt8), str(folder / "mask.nii.gz"))
+    return Subject(
+        "anna", {name: folder / f"{name}.nii.gz" for name in images}, folder / "mask.nii.gz", "test"
+    )
+
+
+def test_registration_finds_the_motion() -> None:
+    found = register_rigidly(head("flair"), moved(head("t1")))
+    assert error(sitk.Euler3DTransform(CENTRE)) > 6
+    assert error(found) < 1.0  # half a voxel
+
+
+def test_registration_is_deterministic() -> None:
+    first, second = (register_rigidly(head("flair"), moved(head("t1"))).GetParameters() for _ in range(2))
+    assert first == pytest.approx(second, abs=1e-9)
+
+
+def test_bias_field_is_removed() -> None:
+    flair = head("flair")
+    inside = sitk.GetArrayFromImage(flair) > 20
+    x = np.indices(SIZE[::-1])[2] / SIZE[0]
+    field = sitk.GetImageFromArray(np.exp(0.6 * (x - 0.5)).astype(np.float32))
+    field.CopyInformation(flair)
+
+    def unevenness(image: sitk.Image) -> float:
+        ratio = sitk.GetArrayFromImage(image)[inside] / sitk.GetArrayFromImage(flair)[inside]
+        return float(ratio.std() / ratio.mean())
+
+    assert unevenness(correct_bias(flair * field)) < 0.4 * unevenness(flair * field)
+
+
+def test_images_come_to_lie_on_the_reference(subject: Subject, tmp_path: Path) -> None:
+    lines: list[str] = []
+    (done,) = preprocess([subject], tmp_path, PreprocessingOptions(correct_bias=False), lines.append)
+    assert done.split == "test"
+    assert len(lines) == 1
+    assert lines[0].startswith("anna: t1 is turned by")
+    expected = sitk.GetArrayFromImage(head("t1"))
+    for name, path in done.images.items():
+        image = sitk.ReadImage(str(path))
+        assert image.GetSize() == SIZE
+        assert image.GetSpacing() == pytest.approx(SPACING)
+        if name == "t1":
+            assert np.corrcoef(sitk.GetArrayFromImage(image).ravel(), expected.ravel())[0, 1] > 0.98
+    assert done.mask is not None
+    assert subject.mask is not None
+    masks = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in (done.mask, subject.mask))
+    assert np.array_equal(*masks)
+
+
+def test_command(subject: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = str(subject.images["flair"].parents[1])
+    arguments = ["--modalities", "t1", "flair", "--out", str(tmp_path / "out")]
+    assert main(["preprocess", source, *arguments]) == 0
+    assert main(["scan", str(tmp_path / "out" / "subjects.csv"), "--modalities", "t1", "flair"]) == 0
+    assert "anna" in capsys.readouterr().out
+
+
+def test_reference_has_to_be_there(subject: Subject, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="anna: expected an image pd, to register the others to"):
+        preprocess([subject], tmp_path, PreprocessingOptions(reference="pd"))
+
+
+def test_file_that_is_no_image(subject: Subject, tmp_path: Path) -> None:
+    broken = tmp_path / "t1.nii.gz"
+    broken.write_text("no image")
+    with pytest.raises(InputError, match=r"t1\.nii\.gz: cannot be read"):
+        preprocess([Subject("bea", {**subject.images, "t1": broken})], tmp_path)
