@@ -39,11 +39,11 @@ CASES_OF = {
     "test_schemas_are_those_of_the_compiled_operators": 6,
     "test_a_float64_reaches_a_kernel_in_three_float32": 8,
     "test_stencils_across_tiles_and_blocks": 4,
-    "test_sample": 40,
-    "test_each_term_alone": 20,
-    "test_composition": 6,
+    "test_sample": 30,
+    "test_each_term_alone": 8,
+    "test_composition": 4,
     "test_terms_of_each_loss_on_rows_of_whole_vectors": 1,
-    "test_volumes_of_several_tiles": 1,
+    "test_volumes_of_several_tiles": 0,  # for this, test_stencils_across_tiles_and_blocks
     "test_for_any_number_of_threads": 0,
     "test_from_run_to_run": 0,
 }

@@ -77,9 +77,9 @@ def first_order_slope(P: tl.constexpr, OPERATOR: tl.constexpr, NORM: tl.constexp
 
 @triton.jit
 def gathered(OPERATOR: tl.constexpr, previous, here, next, first, last):
-    """The adjoint along one axis; just outside of the volume is BORDER times the flux at the border."""
+    """The adjoint along one axis. Forward differences of clamped samples are 0 outside the volume anyway."""
     if OPERATOR == "forward":
-        return adjoint(OPERATOR, tl.where(first, 0, previous), here, next)
+        return adjoint(OPERATOR, previous, here, next)
     else:
         return adjoint(OPERATOR, tl.where(first, -here, previous), here, tl.where(last, -here, next))
 

@@ -65,21 +65,42 @@ class Samples(NamedTuple):
 
 
 @triton.constexpr_function
-def carried(offsets: tuple) -> tuple:
-    """The offsets that the previous plane has read, too."""
+def offsets_of(P: Plan, field: str) -> tuple:
+    """Where a field is sampled."""
+    return getattr(P, field)
+
+
+@triton.constexpr_function
+def carried(P: Plan, field: str) -> tuple:
+    """The offsets that the previous plane has sampled, too."""
+    offsets = getattr(P, field)
     return tuple(offset for offset in offsets if (offset[0] + 1, *offset[1:]) in offsets)
+
+
+@triton.constexpr_function
+def wanted_offsets(P: Plan, field: str, wanted: str) -> tuple:
+    """What `sample_field` gives."""
+    return carried(P, field) if wanted == "carried" else getattr(P, field)
+
+
+@triton.constexpr_function
+def kept_offsets(P: Plan, field: str, wanted: str) -> tuple:
+    """What of this it does not have to sample."""
+    return carried(P, field) if wanted == "rest" else ()
+
+
+@triton.constexpr_function
+def carried_ahead(P: Plan, field: str) -> tuple:
+    """The same samples, seen from the plane before."""
+    offsets = getattr(P, field)
+    ahead = tuple((offset[0] + 1, *offset[1:]) for offset in offsets)
+    return tuple(offset for offset in ahead if offset in offsets)
 
 
 @triton.constexpr_function
 def index_of(offsets: tuple, offset: tuple) -> int:
     """The place of ``offset`` among ``offsets``, -1 if it is not there."""
     return offsets.index(offset) if offset in offsets else -1
-
-
-@triton.constexpr_function
-def ahead_of(offsets: tuple) -> tuple:
-    """The same offsets, seen from the plane before."""
-    return tuple((offset[0] + 1, *offset[1:]) for offset in offsets)
 
 
 @triton.constexpr_function
@@ -225,20 +246,14 @@ def sample(P: tl.constexpr, FIELD: tl.constexpr, volume, place, valid, normalise
 
 @triton.jit
 def sample_field(
-    P: tl.constexpr,
-    FIELD: tl.constexpr,
-    OFFSETS: tl.constexpr,
-    KEPT: tl.constexpr,
-    kept,
-    volume,
-    place,
-    valid,
-    normalisers,
+    P: tl.constexpr, FIELD: tl.constexpr, WANTED: tl.constexpr, volume, place, kept, valid, normalisers
 ):
-    """A field at OFFSETS, of which those at KEPT are there already.
+    """A field at "all" of its offsets, at those "carried", or at all with the carried ones kept: "rest".
 
     ``valid`` is sampled at P.valid, ``normalisers`` at P.normalised or nowhere.
     """
+    OFFSETS: tl.constexpr = wanted_offsets(P, FIELD, WANTED)
+    KEPT: tl.constexpr = kept_offsets(P, FIELD, WANTED)
     samples = ()
     for i in tl.static_range(len(OFFSETS)):
         if index_of(KEPT, OFFSETS[i]) >= 0:
@@ -258,46 +273,36 @@ def sample_field(
 @triton.jit
 def first_samples(P: tl.constexpr, volume, place):
     """What `next_samples` finds kept at a program's first plane."""
-    VALID: tl.constexpr = carried(P.valid)
-    PREDICTION: tl.constexpr = carried(P.prediction)
-    TARGET: tl.constexpr = carried(P.target)
-    ERROR: tl.constexpr = carried(P.error)
-    valid = sample_field(P, "valid", P.valid, (), (), volume, place, (), ())
+    valid = sample_field(P, "valid", "all", volume, place, (), (), ())
     return Samples(
-        valid=picked(P.valid, VALID, valid),
-        prediction=sample_field(P, "prediction", PREDICTION, (), (), volume, place, valid, ()),
-        target=sample_field(P, "target", TARGET, (), (), volume, place, valid, ()),
-        error=sample_field(P, "error", ERROR, (), (), volume, place, valid, ()),
+        valid=sample_field(P, "valid", "carried", volume, place, (), (), ()),
+        prediction=sample_field(P, "prediction", "carried", volume, place, (), valid, ()),
+        target=sample_field(P, "target", "carried", volume, place, (), valid, ()),
+        error=sample_field(P, "error", "carried", volume, place, (), valid, ()),
     )
 
 
 @triton.jit
 def all_samples(P: tl.constexpr, volume, place, normalisers):
     """All samples of a plane, nothing kept."""
-    valid = sample_field(P, "valid", P.valid, (), (), volume, place, (), ())
+    valid = sample_field(P, "valid", "all", volume, place, (), (), ())
     return Samples(
         valid=valid,
-        prediction=sample_field(P, "prediction", P.prediction, (), (), volume, place, valid, normalisers),
-        target=sample_field(P, "target", P.target, (), (), volume, place, valid, normalisers),
-        error=sample_field(P, "error", P.error, (), (), volume, place, valid, normalisers),
+        prediction=sample_field(P, "prediction", "all", volume, place, (), valid, normalisers),
+        target=sample_field(P, "target", "all", volume, place, (), valid, normalisers),
+        error=sample_field(P, "error", "all", volume, place, (), valid, normalisers),
     )
 
 
 @triton.jit
 def next_samples(P: tl.constexpr, volume, place, kept):
     """All samples of a plane, given those that `kept_samples` kept of the plane before."""
-    VALID: tl.constexpr = carried(P.valid)
-    PREDICTION: tl.constexpr = carried(P.prediction)
-    TARGET: tl.constexpr = carried(P.target)
-    ERROR: tl.constexpr = carried(P.error)
-    valid = sample_field(P, "valid", P.valid, VALID, kept.valid, volume, place, (), ())
+    valid = sample_field(P, "valid", "rest", volume, place, kept.valid, (), ())
     return Samples(
         valid=valid,
-        prediction=sample_field(
-            P, "prediction", P.prediction, PREDICTION, kept.prediction, volume, place, valid, ()
-        ),
-        target=sample_field(P, "target", P.target, TARGET, kept.target, volume, place, valid, ()),
-        error=sample_field(P, "error", P.error, ERROR, kept.error, volume, place, valid, ()),
+        prediction=sample_field(P, "prediction", "rest", volume, place, kept.prediction, valid, ()),
+        target=sample_field(P, "target", "rest", volume, place, kept.target, valid, ()),
+        error=sample_field(P, "error", "rest", volume, place, kept.error, valid, ()),
     )
 
 
@@ -305,19 +310,20 @@ def next_samples(P: tl.constexpr, volume, place, kept):
 def kept_samples(P: tl.constexpr, samples):
     """The samples that the next plane reads again."""
     return Samples(
-        valid=picked(P.valid, ahead_of(carried(P.valid)), samples.valid),
-        prediction=picked(P.prediction, ahead_of(carried(P.prediction)), samples.prediction),
-        target=picked(P.target, ahead_of(carried(P.target)), samples.target),
-        error=picked(P.error, ahead_of(carried(P.error)), samples.error),
+        valid=kept_field(P, "valid", samples.valid),
+        prediction=kept_field(P, "prediction", samples.prediction),
+        target=kept_field(P, "target", samples.target),
+        error=kept_field(P, "error", samples.error),
     )
 
 
 @triton.jit
-def picked(OFFSETS: tl.constexpr, WANTED: tl.constexpr, samples):
-    chosen = ()
-    for i in tl.static_range(len(WANTED)):
-        chosen = chosen + (samples[index_of(OFFSETS, WANTED[i])],)
-    return chosen
+def kept_field(P: tl.constexpr, FIELD: tl.constexpr, samples):
+    AHEAD: tl.constexpr = carried_ahead(P, FIELD)
+    kept = ()
+    for i in tl.static_range(len(AHEAD)):
+        kept = kept + (samples[index_of(offsets_of(P, FIELD), AHEAD[i])],)
+    return kept
 
 
 @triton.constexpr_function
