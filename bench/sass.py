@@ -58,13 +58,14 @@ class Kernel:
 
     @property
     def title(self) -> str:
-        """Direction, dtypes of input and target, stencil and set of terms."""
-        traits = re.search(r"MarchTraits<(\S+), (.+?), (.+), (\d+)u(?:, \d+)?>", self.name)
+        """Direction, dtypes of input and target, stencil, set of terms and number of channels in one pass."""
+        traits = re.search(r"MarchTraits<(\S+), (.+?), (.+), (\d+)u, (\d+)>", self.name)
         assert traits is not None
         input, target = (each.split("::")[-1] for each in traits.groups()[:2])
         stencil = "no stencil" if "NoStencil" in traits[3] else "FOG"
         direction = "backward" if "backward" in self.name else "forward"
-        return f"{direction}, {input}, {target}, {stencil}, terms {int(traits[4]):#06x}"
+        terms = f"terms {int(traits[4]):#06x}, channels {traits[5]}"
+        return f"{direction}, {input}, {target}, {stencil}, {terms}"
 
 
 def kernels(cubin: str) -> list[Kernel]:

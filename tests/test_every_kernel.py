@@ -34,6 +34,16 @@ def test_target_of_another_dtype(backend, terms, target_dtype):
     assert_backend_matches_reference(backend, case)
 
 
+@pytest.mark.parametrize("target_dtype", [torch.uint8, torch.int64], ids=str)
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("dtype", SINGLE_AND_HALF, ids=str)
+@pytest.mark.parametrize("terms", [(FOG, *DICE), DICE], ids="+".join)
+def test_softmax_of_a_label_map(backend, terms, dtype, channels, target_dtype):
+    shape = (1, channels, 17, 6, 36)
+    case = Case(shape, terms, dtype, "softmax", target="labels", target_dtype=target_dtype)
+    assert_backend_matches_reference(backend, case)
+
+
 @pytest.mark.parametrize("activation", ["none", "softmax"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_option_at_once(backend, dtype, activation):

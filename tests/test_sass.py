@@ -11,7 +11,7 @@ from bench import sass
 NAME = "void geoloss::cuda::geo_sums_march_{}_kernel<geoloss::cuda::MarchTraits<{}> >(LaunchParams)"
 FOG = (
     "geoloss::BFloat16, unsigned char, "
-    "geoloss::stencil::FirstOrder<geoloss::stencil::ForwardDifference, geoloss::stencil::L2>, 14u"
+    "geoloss::stencil::FirstOrder<geoloss::stencil::ForwardDifference, geoloss::stencil::L2>, 14u, 1"
 )
 BODY = (
     "MOV R1, c[0x0][0x28]",
@@ -44,7 +44,7 @@ def kernel(monkeypatch) -> sass.Kernel:
 
 
 def test_title(kernel):
-    assert kernel.title == "backward, BFloat16, unsigned char, FOG, terms 0x000e"
+    assert kernel.title == "backward, BFloat16, unsigned char, FOG, terms 0x000e, channels 1"
 
 
 def test_loop_is_the_one_with_loads_and_a_barrier(kernel):
