@@ -288,6 +288,7 @@ class Tile {
   // ---- produce ----
 
   void load(const TensorView& view, int64_t c, const Block& b, Rows<T> rows) const {
+    if (readable_in_place(view)) return copy(tensor_rows(view, c - c_, b), b, rows);
     const auto load = load_row<T>(view.dtype);
     for (int64_t y = 0; y < b.rows(); ++y) {
       load(view.data, offset(view, n_, c, b.z, b.y_begin + y), view.stride_x, p_.W, rows.at(y));
@@ -379,8 +380,10 @@ class Tile {
   }
 
   void copy(Rows<const T> from, const Block& b, Rows<T> to) const {
-    for_each_vector(
-        b, [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE { V::load(from.at(y, x)).store(to.at(y, x)); });
+    for_each_vector(b, [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
+      prefetch<kRead>(from.at(y, x));
+      V::load(from.at(y, x)).store(to.at(y, x));
+    });
   }
 
   // Where the activation may read the input: where the voxel is valid in any channel that it ties together.
@@ -396,17 +399,17 @@ class Tile {
   }
 
   void apply_sigmoid(Rows<const T> logits, const Block& b) {
-    if (const auto logit = buffer(kLogit, 0, b)) {
-      copy(logits, b, logit);
-      leave_out(rows(kValid, 0, b), b, logit, -__builtin_inff());
-    }
     const Rows<T> prediction = buffer(kPrediction, 0, b);
+    const Rows<T> kept_logit = buffer(kLogit, 0, b);
     const Rows<const T> target = rows(kTarget, 0, b);
     for_each_vector(b, [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
       prefetch<kRead>(logits.at(y, x));
       prefetch<kRead>(target.at(y, x));
-      sigmoid(V::load(logits.at(y, x))).store(prediction.at(y, x));
+      const V logit = V::load(logits.at(y, x));
+      if (kept_logit) logit.store(kept_logit.at(y, x));
+      sigmoid(logit).store(prediction.at(y, x));
     });
+    if (kept_logit) leave_out(rows(kValid, 0, b), b, kept_logit, -__builtin_inff());
   }
 
   void apply_softmax(const Block& b) {
@@ -431,6 +434,8 @@ class Tile {
       const Rows<const T> prediction = rows(kPrediction, c, b);
       const Rows<const T> target = rows(kTarget, c, b);
       for_each_vector(b, [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
+        prefetch<kRead>(prediction.at(y, x));
+        prefetch<kRead>(target.at(y, x));
         (V::load(prediction.at(y, x)) - V::load(target.at(y, x))).store(error.at(y, x));
       });
       extend(b, error, T(1));
