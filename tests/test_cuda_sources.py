@@ -40,8 +40,8 @@ TORCH_FLAGS = ("-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-isys
 MARCH = sorted(path.name for path in CUDA.glob("march_*.cu"))
 PASSES = sorted(path.name for path in CUDA.glob("passes_*.cu"))
 OPERATORS = sorted(path.name for path in CUDA.glob("geo_*.cu"))
-# The passes never come near the limit of registers: the oldest GPU and one of today's. Registers depend little
-# on which of the 16-bit types an input has: every GPU for one of them.
+# The passes never come near the limit of registers: the oldest GPU and one of today's. Registers depend
+# little on which of the 16-bit types an input has: every GPU for one of them.
 COMPILED = (
     *((source, architecture) for source in PASSES for architecture in (75, 90)),
     *((source, architecture) for source in MARCH for architecture in (90, 120)),

@@ -46,23 +46,20 @@ def module() -> Path:
     )
 
 
-def launches(sanitizer: str, planted: Path | None = None) -> Path:
-    """The executable of `launches.cpp`, with "none", "address" (and undefined behaviour) or "thread".
+def launches(sanitizer: str, csrc: Path) -> Path:
+    """The executable of `launches.cpp` with the sanitizers "address" (and undefined behaviour) or "thread".
 
     Args:
-        planted: a csrc with bugs, from `planted_bugs.plant`.
+        csrc: the kernels, with bugs from `planted_bugs.plant`.
     """
     flags: tuple[str, ...] = {
-        "none": ("-O1",),
-        "address": ("-Og", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+        "address": ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
         "thread": ("-O1", "-fsanitize=thread"),
     }[sanitizer]
     # ThreadSanitizer would take the scheduler's own data for the kernels'.
     runtime = ("-O2", "-DCUDA_ON_HOST_TSAN") if sanitizer == "thread" else flags
-    if planted is not None:
-        flags = (*flags, "-include", str(HERE / "planted.h"))
-    csrc = planted or ROOT / "csrc"
-    return Target("launches", flags, "launches.cpp", runtime_flags=runtime, csrc=csrc).build()
+    planted = (*flags, "-include", str(HERE / "planted.h"))
+    return Target("launches", planted, "launches.cpp", runtime_flags=runtime, csrc=csrc).build()
 
 
 class Target:

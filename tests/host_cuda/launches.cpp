@@ -37,20 +37,10 @@ struct Case {
   int64_t N, C, D, H, W;
   DType input, target;
   Activation activation;
-  bool masked, labels;
+  bool masked, labels;  // both: a label is ignored, too
   Terms terms;
   int64_t misplaced = 0;  // elements between an allocation's start and the tensor's
 };
-
-size_t element_size(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64: return 8;
-    case DType::kFloat32: return 4;
-    case DType::kFloat16:
-    case DType::kBFloat16: return 2;
-    default: return 1;
-  }
-}
 
 // A dense tensor [N, C, D, H, W] at the end of its allocation.
 class Tensor {
@@ -58,9 +48,9 @@ class Tensor {
   Tensor(const Case& c, DType dtype, int64_t channels)
       : count_(c.N * channels * c.D * c.H * c.W),
         misplaced_(c.misplaced),
-        memory_(new unsigned char[(count_ + misplaced_) * element_size(dtype)]) {
+        memory_(new unsigned char[(count_ + misplaced_) * size_of(dtype)]) {
     const int64_t plane = c.H * c.W, volume = c.D * plane;
-    view_ = {memory_.get() + misplaced_ * element_size(dtype),
+    view_ = {memory_.get() + misplaced_ * size_of(dtype),
              dtype,
              channels * volume,
              channels == 1 ? 0 : volume,
@@ -74,10 +64,10 @@ class Tensor {
   template <class Function>
   void fill(Function value) {
     for (int64_t i = 0; i < count_; ++i) {
-      if (view_.dtype == DType::kUInt8) {
-        static_cast<uint8_t*>(view_.data)[i] = static_cast<uint8_t>(value());
-      } else {
-        store_element(view_, i, static_cast<double>(value()));
+      switch (view_.dtype) {
+        case DType::kUInt8: static_cast<uint8_t*>(view_.data)[i] = static_cast<uint8_t>(value()); break;
+        case DType::kInt64: static_cast<int64_t*>(view_.data)[i] = static_cast<int64_t>(value()); break;
+        default: store_element(view_, i, static_cast<double>(value()));
       }
     }
   }
@@ -116,7 +106,7 @@ class Launches {
     if (c.terms == kVoxelwise) p_.map = map_.view();
     if (c.masked) p_.mask = mask_.view();
     p_.label_map = c.labels && c.C > 1;
-    p_.has_ignore_index = c.labels;
+    p_.has_ignore_index = c.masked && c.labels;
     p_.ignore_index = 3;
     p_.activation = c.activation;
     for (int axis = 0; axis < 3; ++axis) p_.inverse_spacing[axis] = 1, p_.axis_chosen[axis] = true;
@@ -191,10 +181,10 @@ void run(const Case& c) {
 
 std::vector<Case> cases() {
   constexpr auto f64 = DType::kFloat64, f32 = DType::kFloat32, f16 = DType::kFloat16, bf16 = DType::kBFloat16,
-                 u8 = DType::kUInt8;
+                 u8 = DType::kUInt8, i64 = DType::kInt64;
   constexpr auto none = Activation::kNone, sigmoid = Activation::kSigmoid, softmax = Activation::kSoftmax;
   std::vector<Case> all{
-      // Odd sizes, of more than one tile along each axis
+      // The kernel for every option: odd sizes, of more than one tile along each axis
       {1, 1, 5, 9, 33, f32, f32, none, false, false, kStencils},
       {1, 1, 5, 9, 33, f32, u8, sigmoid, true, false, kStencils},
       {1, 2, 5, 9, 33, f16, u8, softmax, true, true, kDiceAndSog},
@@ -203,14 +193,25 @@ std::vector<Case> cases() {
       {2, 3, 2, 3, 4, bf16, bf16, softmax, false, false, kVoxelwise},
       {2, 1, 1, 3, 7, f32, f32, sigmoid, false, false, kVoxelwise},
       {1, 1, 1, 1, 1, f32, f32, sigmoid, false, false, kStencils},
+      // The marching kernel: several tiles along each axis, in rows of whole vectors and others; an image
+      {1, 1, 36, 40, 72, f32, f32, sigmoid, false, false, kDiceAndFog},
+      {1, 1, 20, 30, 71, f16, f16, none, false, false, kDiceAndFog, 1},
+      {1, 1, 18, 3, 1100, bf16, u8, sigmoid, false, false, kDice},
+      {1, 1, 1, 40, 35, f32, i64, sigmoid, false, false, kDiceAndFog},
   };
-  // What training asks for, in rows of whole vectors and others
+  // What training asks for
   for (const DType dtype : {f32, f16, bf16}) {
     for (const Terms& terms : {kDice, kDiceAndFog, kDiceAndSog}) {
       all.push_back({2, 1, 6, 10, 64, dtype, dtype, sigmoid, false, false, terms});
       all.push_back({1, 2, 5, 9, 32, dtype, u8, sigmoid, false, false, terms});
       all.push_back({1, 1, 5, 9, 35, dtype, dtype, none, false, false, terms, 1});
+      all.push_back({1, 2, 4, 7, 36, dtype, u8, softmax, false, true, terms});
     }
+  }
+  for (const int64_t channels : {3, 4}) {
+    all.push_back({1, channels, 18, 20, 64, f32, i64, softmax, false, true, kDiceAndFog});
+    all.push_back({2, channels, 3, 9, 31, f16, u8, softmax, false, true, kDiceAndFog});
+    all.push_back({2, channels, 3, 9, 31, f32, u8, softmax, false, true, kDice});
   }
   return all;
 }

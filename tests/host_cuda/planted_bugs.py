@@ -22,7 +22,7 @@ class PlantedBug:
     wrong: str
     """the same if PLANTED is false"""
     caught_by: str
-    """the build of `launches.cpp` that stops: with no sanitizer, or with "address" or "thread" """
+    """the build of `launches.cpp` that stops, "address" or "thread" """
     report: str
     """what it says"""
 
@@ -47,8 +47,24 @@ BUGS = (
     PlantedBug(
         name="no barrier between the planes of a march",
         file="march.cuh",
-        right="errors(next), next.error(0));\n    __syncthreads();\n    here = next;",
-        wrong="errors(next), next.error(0));\n    if (!PLANTED) __syncthreads();\n    here = next;",
+        right="put_errors(column, error, z + 1, next);\n    __syncthreads();\n    here = next;",
+        wrong="put_errors(column, error, z + 1, next);\n    if (!PLANTED) __syncthreads();\n    here = next;",
+        caught_by="thread",
+        report="data race",
+    ),
+    PlantedBug(
+        name="one plane of a march in shared memory, where two take turns",
+        file="march.cuh",
+        right="return ((z & 1) * kChannels + channel) * threads + place;",
+        wrong="return ((PLANTED ? 0 : z & 1) * kChannels + channel) * threads + place;",
+        caught_by="thread",
+        report="data race",
+    ),
+    PlantedBug(
+        name="an idle thread of a march that looks beside itself",
+        file="march.cuh",
+        right="return takes_part && x + kVector < p.W",
+        wrong="return (takes_part || PLANTED) && x + kVector < p.W",
         caught_by="thread",
         report="data race",
     ),
@@ -57,7 +73,7 @@ BUGS = (
         file="tile.cuh",
         right="if (in_volume) function(place, z, row, column);",
         wrong="if (in_volume && !(PLANTED && z < tile.z_begin)) function(place, z, row, column);",
-        caught_by="none",
+        caught_by="thread",
         report="is not a number",
     ),
     PlantedBug(
@@ -73,7 +89,7 @@ BUGS = (
         file="tile.cuh",
         right="+ TileShape<T>::kVoxels * sizeof(T) +",
         wrong="+ (PLANTED ? 0 : TileShape<T>::kVoxels * sizeof(T)) +",
-        caught_by="none",
+        caught_by="thread",
         report="a write past dynamic shared memory",
     ),
     PlantedBug(
@@ -89,7 +105,7 @@ BUGS = (
         file="tile.cuh",
         right="slopes(tile, c, z)); });",
         wrong="slopes(tile, c, z)); });\n    if (PLANTED && threadIdx.x < 32) __syncthreads();",
-        caught_by="none",
+        caught_by="address",
         report="divergent barrier",
     ),
     PlantedBug(
@@ -97,7 +113,7 @@ BUGS = (
         file="reduce.cuh",
         right="const T total = warp_sum(sums[number]);",
         wrong="if (PLANTED && thread % kWarpSize == 31) return;\n    const T total = warp_sum(sums[number]);",
-        caught_by="none",
+        caught_by="address",
         report="deadlock",
     ),
 )
