@@ -40,8 +40,8 @@ TORCH_FLAGS = ("-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-isys
 MARCH = sorted(path.name for path in CUDA.glob("march_*.cu"))
 PASSES = sorted(path.name for path in CUDA.glob("passes_*.cu"))
 OPERATORS = sorted(path.name for path in CUDA.glob("geo_*.cu"))
-# The passes never come near the limit of registers: the oldest GPU and one of today's. Registers depend
-# little on which of the 16-bit types an input has: every GPU for one of them.
+# The passes never come near the limit of registers: the oldest GPU and one of today's. Which of the 16-bit
+# types an input has makes little difference: every GPU for one of them.
 COMPILED = (
     *((source, architecture) for source in PASSES for architecture in (75, 90)),
     *((source, architecture) for source in MARCH for architecture in (90, 120)),
@@ -85,7 +85,8 @@ def compiled(source: str, architecture: int) -> Path:
     digest = hashlib.sha256(repr((command, run(NVCC, "--version"))).encode())
     for path in sorted(path for path in CUDA.parent.rglob("*") if path.suffix in (".h", ".cuh", ".cu")):
         digest.update(path.read_bytes())
-    cubin = BUILD / f"{source}.{architecture}.{digest.hexdigest()[:16]}.cubin"
+    suffix = "o" if architecture == LINKED else "cubin"
+    cubin = BUILD / f"{source}.{architecture}.{digest.hexdigest()[:16]}.{suffix}"
     if not cubin.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         cubin.with_suffix(".txt").write_text(run(*command, "-o", f"{cubin}.new"))

@@ -539,7 +539,7 @@ GEOLOSS_DEVICE void march_stencil_gradients(MarchColumn<Traits, true>& column, u
   auto loaded = column.load();
   put_errors(column, error, z, here);
   __syncthreads();
-#pragma unroll 2
+#pragma unroll 1
   for (; z < column.tile.z_end; ++z) {
     const auto next = column.decode(loaded);
     loaded = column.load();
