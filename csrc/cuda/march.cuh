@@ -179,7 +179,7 @@ struct MarchColumn {
   // rim nobody asks.
   GEOLOSS_DEVICE bool has_below() const { return y + 1 < p.H && row + 1 < params.tiling.block_rows; }
   GEOLOSS_DEVICE bool has_right() const {
-    return x + kVector < p.W && column + 1 < params.tiling.block_columns;
+    return takes_part && x + kVector < p.W && column + 1 < params.tiling.block_columns;
   }
   GEOLOSS_DEVICE int below() const { return place() + (has_below() ? params.tiling.block_columns : 0); }
   GEOLOSS_DEVICE int above() const { return place() - params.tiling.block_columns; }

@@ -47,8 +47,8 @@ BUGS = (
     PlantedBug(
         name="no barrier between the planes of a march",
         file="march.cuh",
-        right="errors(next), next.error(0));\n    __syncthreads();\n    here = next;",
-        wrong="errors(next), next.error(0));\n    if (!PLANTED) __syncthreads();\n    here = next;",
+        right="put_errors(column, error, z + 1, next);\n    __syncthreads();\n    here = next;",
+        wrong="put_errors(column, error, z + 1, next);\n    if (!PLANTED) __syncthreads();\n    here = next;",
         caught_by="thread",
         report="data race",
     ),
