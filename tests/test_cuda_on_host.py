@@ -69,6 +69,12 @@ def test_every_thread_of_a_launch_runs(forward_again):
     assert after["exchanges"] > before["exchanges"]
 
 
+@pytest.mark.parametrize("flags", [(), ("-DCUDA_ON_HOST_UCONTEXT",)], ids=["assembler", "ucontext"])
+def test_the_stand_in_keeps_to_the_language(flags):
+    done = run(build.language(*flags))
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 SANITIZERS = ("address", "thread")
 
 

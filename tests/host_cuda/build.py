@@ -62,6 +62,11 @@ def launches(sanitizer: str, csrc: Path) -> Path:
     return Target("launches", planted, "launches.cpp", runtime_flags=runtime, csrc=csrc).build()
 
 
+def language(*flags: str) -> Path:
+    """The executable of `language.cpp`: kernels about the stand-in itself."""
+    return Target("language", ("-O1", *flags), "language.cpp", csrc=HERE).build()
+
+
 class Target:
     """A library or an executable of the kernels, the runtime and a ``main`` source.
 

@@ -99,9 +99,9 @@ void run(const Launch& launch, void (*body)(void*), void* context);
 
 template <class... Parameters, class... Arguments>
 void launch(const char* kernel_name, Place place, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
-            void (*kernel)(Parameters...), const Arguments&... arguments) {
+            void (*kernel)(Parameters...), Arguments... arguments) {
   using Call = std::pair<void (*)(Parameters...), std::tuple<Parameters...>>;
-  Call call{kernel, {arguments...}};
+  Call call(kernel, std::tuple<Parameters...>(arguments...));
   run(
       {kernel_name, reinterpret_cast<const void*>(kernel), place, grid, block, shared_bytes},
       [](void* context) {
@@ -149,7 +149,7 @@ constexpr int warpSize = 32;
 
 #define GEOLOSS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                 \
   ::cuda_on_host::launch(#kernel, ::cuda_on_host::Place::current(), grid, block, shared_bytes, stream, \
-                         kernel, __VA_ARGS__)
+                         kernel __VA_OPT__(, ) __VA_ARGS__)
 #define GEOLOSS_DYNAMIC_SHARED(name) unsigned char* const name = ::cuda_on_host::dynamic_shared()
 
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }

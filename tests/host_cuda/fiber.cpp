@@ -4,7 +4,7 @@
 
 #include "sanitizers.h"
 
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_HOST_UCONTEXT)
 
 // void switch_stack(void** saved, void* loaded): leaves the stack with the registers that a call keeps, and
 // goes on where another one was left.
@@ -37,7 +37,7 @@ namespace cuda_on_host {
 namespace {
 
 Fiber* current;
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_HOST_UCONTEXT)
 void* host_stack_pointer;
 #else
 ucontext_t host_context;
@@ -54,7 +54,7 @@ void Fiber::restart(void (*entry)()) {
   entry_ = entry;
   sanitizers::forget_stack(stack_, stack_size_);
   if (!tsan_fiber_) tsan_fiber_ = sanitizers::new_fiber();
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_HOST_UCONTEXT)
   constexpr int kSavedRegisters = 6;
   void** const end = reinterpret_cast<void**>(stack_ + stack_size_);
   end[-1] = nullptr;  // begin() returns to nowhere
@@ -79,7 +79,7 @@ void Fiber::begin() {
 void Fiber::resume() {
   current = this;
   sanitizers::leave_host(tsan_fiber_, stack_, stack_size_);
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_HOST_UCONTEXT)
   cuda_on_host_switch_stack(&host_stack_pointer, stack_pointer_);
 #else
   swapcontext(&host_context, &context_);
@@ -89,7 +89,7 @@ void Fiber::resume() {
 
 void Fiber::yield() {
   sanitizers::leave_fiber(&asan_stack_);
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_HOST_UCONTEXT)
   cuda_on_host_switch_stack(&stack_pointer_, host_stack_pointer);
 #else
   swapcontext(&context_, &host_context);
@@ -99,7 +99,7 @@ void Fiber::yield() {
 
 void Fiber::finish() {
   sanitizers::leave_fiber(nullptr);
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_HOST_UCONTEXT)
   cuda_on_host_switch_stack(&stack_pointer_, host_stack_pointer);
 #else
   setcontext(&host_context);

@@ -3,7 +3,12 @@
 
 #include <cstddef>
 
-#if !defined(__x86_64__)
+// Portable, and ten times slower than a few lines of assembler.
+#if !defined(__x86_64__) && !defined(CUDA_ON_HOST_UCONTEXT)
+#define CUDA_ON_HOST_UCONTEXT
+#endif
+
+#if defined(CUDA_ON_HOST_UCONTEXT)
 #include <ucontext.h>
 #endif
 
@@ -29,7 +34,7 @@ class Fiber {
   void (*entry_)() = nullptr;
   void* asan_stack_ = nullptr;  // what AddressSanitizer and ThreadSanitizer know the fiber by
   void* tsan_fiber_ = nullptr;
-#if defined(__x86_64__)
+#if !defined(CUDA_ON_HOST_UCONTEXT)
   void* stack_pointer_ = nullptr;
 #else
   ucontext_t context_;
