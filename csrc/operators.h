@@ -46,4 +46,14 @@ using GeoLossBackward = Tensor(const Tensor& grad_loss, const Tensor& sums, cons
                                bool include_background, const std::vector<double>& numerator,
                                const std::vector<double>& denominator);
 
+using DistanceTransform = Tensor(const Tensor& mask, const std::vector<double>& spacing,
+                                 const std::string& side, double without_boundary,
+                                 torch::headeronly::ScalarType dtype);
+
+using DistanceTransformWithIndices = std::tuple<Tensor, Tensor>(const Tensor& mask,
+                                                                const std::vector<double>& spacing,
+                                                                const std::string& side,
+                                                                double without_boundary,
+                                                                torch::headeronly::ScalarType dtype);
+
 }  // namespace geoloss

@@ -18,16 +18,20 @@ from torch._ops import OpOverload
 from torch.autograd import Function, forward_ad
 from torch.library import Library, register_fake, register_vmap
 
+from geoloss_kernels import _distance_registrations
+
 Context = Any
 VmapInfo = Any
 
 
 class Operators(NamedTuple):
-    """What a backend computes losses with; positional arguments, as in the operators' schemas."""
+    """What a backend computes with; positional arguments, as in the operators' schemas."""
 
     geo_loss: Callable[..., tuple[Tensor, Tensor]]
     geo_sums: Callable[..., Tensor]
     geo_ratio: Callable[..., Tensor]
+    distance_transform: Callable[..., Tensor]
+    distance_transform_with_indices: Callable[..., tuple[Tensor, Tensor]]
 
 
 _libraries: list[Library] = []  # a registration lasts as long as its library
@@ -45,11 +49,11 @@ def register(namespace: str) -> Operators:
         register_fake(f"{namespace}::{name}", _FAKES[name])
         register_vmap(f"{namespace}::{name}", _batched(overload))
     calls = {}
-    for name in Operators._fields:
+    for name in ("geo_loss", "geo_sums", "geo_ratio"):
         backward = overloads[f"{name}_backward"]
         derivative = _with_derivative(library, backward, _refuse_double_backward(backward, name))
         calls[name] = _with_derivative(library, overloads[name], _derivative(overloads[name], derivative))
-    return Operators(**calls)
+    return Operators(**calls, **_distance_registrations.register(namespace))
 
 
 def _fake_sums(

@@ -13,11 +13,19 @@ from torch import Tensor
 
 from geoloss_kernels import _extension, _registrations, reference
 from geoloss_kernels._registrations import Operators
-from geoloss_kernels.reference import ratio
+from geoloss_kernels.reference import distance, ratio
 
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 
-_operators = {"reference": Operators(ratio.geo_loss, reference.geo_sums, reference.geo_ratio)}
+_operators = {
+    "reference": Operators(
+        ratio.geo_loss,
+        reference.geo_sums,
+        reference.geo_ratio,
+        distance.distance_transform,
+        distance.distance_transform_with_indices,
+    )
+}
 _OPERATORS_MISSING = _extension.reason_missing()
 if _OPERATORS_MISSING is None:
     # One library for both: the dispatcher tells CPU and CUDA tensors apart.
@@ -136,7 +144,7 @@ def _say_once(device: str) -> None:
 
 
 def operators(input: Tensor) -> Operators:
-    """``geo_loss``, ``geo_sums`` and ``geo_ratio`` of the backend for ``input``."""
+    """The operators of the backend for ``input``."""
     backend = choose(input)
     if backend not in _operators:
         _operators[backend] = _load_triton()

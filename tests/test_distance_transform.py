@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from numerics import DEVICES
+from numerics import DEVICES, library
 from scipy import ndimage
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,18 +19,10 @@ from torch.library import opcheck
 import geoloss_kernels as gk
 from geoloss_kernels.distance import distance_transform_edt, signed_distance_map
 
-OPERATORS = torch.ops.geoloss
 RANDOM_MASKS = 1000
 MASKS_PER_TEST = 100
 # Half a unit in the last place of float32 is 6.0e-8 of the number at most.
 FLOAT32_ROUNDING = 6.0e-8
-
-
-@pytest.fixture
-def backend() -> Iterator[str]:
-    """The backend that has the operators."""
-    with gk.use_backend("cpu"):
-        yield "cpu"
 
 
 @pytest.fixture(autouse=True)
@@ -255,7 +247,7 @@ class TestMasks:
         arguments = [mask, [1.0, 1.0], "signed", 0.0, torch.float32]
         arguments[position] = value
         with pytest.raises(RuntimeError, match=message):
-            OPERATORS.distance_transform(*arguments)
+            library(backend).distance_transform(*arguments)
 
 
 class TestDeterminism:
@@ -303,8 +295,11 @@ class TestInsidePyTorch:
     def test_opcheck(self, backend, name, shape, dtype):
         mask = torch.rand(shape, device=DEVICES[backend]) < 0.7
         spacing = [1.0, 0.5, 2.0][: mask.ndim - 2]
-        opcheck(getattr(OPERATORS, name).default, (mask, spacing, "signed", 3.0, dtype))
-        opcheck(getattr(OPERATORS, name).default, (mask.float().transpose(2, 3), spacing, "both", 0.0, dtype))
+        opcheck(getattr(library(backend), name).default, (mask, spacing, "signed", 3.0, dtype))
+        opcheck(
+            getattr(library(backend), name).default,
+            (mask.float().transpose(2, 3), spacing, "both", 0.0, dtype),
+        )
 
     @pytest.mark.parametrize("loss", [gk.BoundaryLoss, gk.HausdorffDTLoss, gk.DiceHausdorffDTLoss])
     @pytest.mark.parametrize("shape", [(2, 1, 4, 5, 6), (2, 3, 5, 7)], ids=str)
@@ -325,7 +320,7 @@ class TestInsidePyTorch:
             batched = torch.vmap(signed_distance_map, in_dims=dim)(masks)
             assert torch.equal(batched, torch.stack([signed_distance_map(row) for row in rows]))
             several = torch.vmap(
-                lambda mask: OPERATORS.distance_transform_with_indices(
+                lambda mask: library(backend).distance_transform_with_indices(
                     mask, [1.0, 2.0, 3.0], "foreground", 0.0, torch.float32
                 ),
                 in_dims=dim,
@@ -346,6 +341,6 @@ class TestInsidePyTorch:
     def test_has_no_derivative(self, backend):
         mask = torch.rand(1, 1, 3, 4, device=DEVICES[backend], requires_grad=True)
         assert not distance_transform_edt(mask).requires_grad
-        result = OPERATORS.distance_transform(mask, [1.0, 1.0], "both", 0.0, torch.float32)
+        result = library(backend).distance_transform(mask, [1.0, 1.0], "both", 0.0, torch.float32)
         with pytest.raises(RuntimeError, match="has no derivative; detach the mask"):
             result.sum().backward()

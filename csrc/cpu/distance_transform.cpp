@@ -7,7 +7,7 @@
 #include <memory>
 #include <tuple>
 
-#include "../checks.h"
+#include "../distance_checks.h"
 #include "distance_transform_kernel.h"
 #include "instruction_set.h"
 #include "workspace.h"
@@ -20,42 +20,6 @@ constexpr int64_t kGroupBytes = 4 * 1024 * 1024;  // of a group's array in betwe
 template <class T>
 const DistanceKernel& chosen_kernel() {
   return GEOLOSS_OF_INSTRUCTION_SET(distance_kernel<T>);
-}
-
-Side side_of(const std::string& name) {
-  if (name == "foreground") return Side::kForeground;
-  if (name == "both") return Side::kBoth;
-  STD_TORCH_CHECK(name == "signed", "side: expected 'foreground', 'both' or 'signed', got '", name, "'");
-  return Side::kSigned;
-}
-
-DistanceParams distance_params(const Tensor& mask, const std::vector<double>& spacing,
-                               const std::string& side, double without_boundary, ScalarType dtype) {
-  const int64_t spatial = mask.dim() - 2;
-  STD_TORCH_CHECK(spatial == 2 || spatial == 3, "mask: expected [N, C, H, W] or [N, C, D, H, W], got ",
-                  shape_text(mask));
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
-                  "dtype: expected float32 or float64");
-  STD_TORCH_CHECK(static_cast<int64_t>(spacing.size()) == spatial, "spacing: expected ", spatial,
-                  " numbers, got ", spacing.size());
-  DistanceParams p{};
-  p.N = mask.size(0);
-  p.C = mask.size(1);
-  p.D = spatial == 3 ? mask.size(2) : 1;
-  p.H = mask.size(spatial);
-  p.W = mask.size(spatial + 1);
-  STD_TORCH_CHECK(p.H * p.W < (int64_t{1} << 31), "mask: expected planes of less than 2^31 voxels, got ",
-                  shape_text(mask));
-  p.mask = view_of(mask, "mask");
-  for (int64_t i = 0; i < spatial; ++i) {
-    STD_TORCH_CHECK(spacing[i] > 0, "spacing: expected positive numbers, got ", spacing[i]);
-    p.spacing[3 - spatial + i] = spacing[i];
-  }
-  if (spatial == 2) p.spacing[0] = spacing[0];  // nothing is apart along z
-  p.side = side_of(side);
-  p.without_boundary = without_boundary;
-  p.fp64 = dtype == ScalarType::Double;
-  return p;
 }
 
 template <class U>

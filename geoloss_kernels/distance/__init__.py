@@ -1,13 +1,8 @@
 """Distance transforms of masks, for the boundary and the Hausdorff loss, and the lesions of a batch."""
 
-from geoloss_kernels import _extension
-from geoloss_kernels.distance import _registrations
 from geoloss_kernels.distance.dictionary import DistanceMapd
 from geoloss_kernels.distance.lesions import connected_components, voronoi
 from geoloss_kernels.distance.maps import distance_map, distance_transform_edt, signed_distance_map
-
-if _extension.reason_missing() is None:
-    _registrations.register()
 
 __all__ = [
     "distance_transform_edt",

@@ -1,14 +1,14 @@
 """Exact Euclidean distance transforms of masks, in mm: batched, in 2-D and 3-D.
 
-On the CPU by the operators `distance_transform` and `distance_transform_with_indices`, to the rounding of the
-result; elsewhere, and with the backend "reference", by scipy. All results are constants for autograd, and the
+By the operators `distance_transform` and `distance_transform_with_indices` of the backend, to the rounding
+of the result; those of the backend "reference" are scipy's. All results are constants for autograd, and the
 same from run to run and for any number of threads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, overload
 
 import torch
@@ -72,9 +72,10 @@ def distance_transform_edt(
     sizes = check_spacing(spacing, mask.ndim - 2)
     side = "signed" if signed else "foreground"
     arguments = (mask.detach(), sizes, side, math.inf, reference.distance_dtype(mask, dtype))
+    operators = backends.operators(mask)
     if return_indices:
-        return _operator("distance_transform_with_indices", mask)(*arguments)
-    return _operator("distance_transform", mask)(*arguments)
+        return operators.distance_transform_with_indices(*arguments)
+    return operators.distance_transform(*arguments)
 
 
 def signed_distance_map(
@@ -120,10 +121,4 @@ def distance_map(
 
 def _transform(target: Tensor) -> reference.DistanceTransform:
     check_volumes("target", target)
-    return _operator("distance_transform", target)
-
-
-def _operator(name: str, mask: Tensor) -> Callable[..., Tensor]:
-    """The operator ``name`` of the backend for ``mask``."""
-    fused = backends.choose(mask) == "cpu"
-    return getattr(torch.ops.geoloss, name) if fused else getattr(reference, name)
+    return backends.operators(target).distance_transform

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.library import Library
 
+from geoloss_kernels.triton import distance_transform as distance
 from geoloss_kernels.triton import geo_ratio as ratio
 from geoloss_kernels.triton import geo_sums as sums
 from geoloss_kernels.triton.arguments import Arguments
@@ -23,6 +24,7 @@ SUMS_ARGUMENTS = (
     "float[] spacing, int[] axes, int? ignore_index, bool include_background"
 )
 RATIO_ARGUMENTS = "float[] numerator, float[] denominator"
+DISTANCE_ARGUMENTS = "Tensor mask, float[] spacing, str side, float without_boundary, ScalarType dtype"
 
 
 def geo_sums(*arguments: Any) -> Tensor:
@@ -54,6 +56,10 @@ OPERATORS = {
     f"geo_loss({SUMS_ARGUMENTS}, {RATIO_ARGUMENTS}) -> (Tensor, Tensor)": geo_loss,
     f"geo_loss_backward(Tensor grad_loss, Tensor sums, {SUMS_ARGUMENTS}, {RATIO_ARGUMENTS}) -> Tensor": (
         geo_loss_backward
+    ),
+    f"distance_transform({DISTANCE_ARGUMENTS}) -> Tensor": distance.distance_transform,
+    f"distance_transform_with_indices({DISTANCE_ARGUMENTS}) -> (Tensor, Tensor)": (
+        distance.distance_transform_with_indices
     ),
 }
 

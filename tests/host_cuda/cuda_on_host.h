@@ -214,6 +214,8 @@ inline int __all_sync(unsigned mask, int vote, cuda_on_host::Place place = cuda_
 }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __clz(int bits) { return bits ? __builtin_clz(static_cast<unsigned>(bits)) : 32; }
 
 template <class T>
 T __ldg(const T* address) {

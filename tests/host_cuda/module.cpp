@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/distance_transform.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/ratio.cuh"
 #include "cuda_on_host.h"
@@ -139,6 +140,41 @@ void ratio_backward(Array<T> grad_ratio, Array<T> sums, const std::vector<double
                                  nullptr));
 }
 
+Side side_of(const std::string& name) {
+  if (name == "foreground") return Side::kForeground;
+  return name == "both" ? Side::kBoth : Side::kSigned;
+}
+
+template <class T>
+void run_distance_transform(const DistanceParams& params) {
+  std::vector<unsigned char> workspace(distance_workspace_bytes<T>(params), 0xff);  // NaN
+  check(launch_distance_transform<T>(params, workspace.data(), nullptr));
+}
+
+// distance: of Out and the mask's shape; nearest: the same, int64
+template <class Out>
+void distance_transform(const Tensor& mask, const std::vector<double>& spacing, const std::string& side,
+                        double without_boundary, Array<Out> distance,
+                        std::optional<Array<int64_t>> nearest) {
+  DistanceParams p{};
+  const py::array& shape = mask.first;
+  const int64_t spatial = shape.ndim() - 2;
+  p.N = shape.shape(0);
+  p.C = shape.shape(1);
+  p.D = spatial == 3 ? shape.shape(2) : 1;
+  p.H = shape.shape(spatial);
+  p.W = shape.shape(spatial + 1);
+  p.mask = view_of(mask);
+  p.spacing[0] = spacing[0];
+  std::copy(spacing.begin(), spacing.end(), p.spacing + 3 - spatial);
+  p.side = side_of(side);
+  p.without_boundary = without_boundary;
+  p.fp64 = sizeof(Out) == 8;
+  p.distance = distance.mutable_data();
+  if (nearest) p.nearest = nearest->mutable_data();
+  (fp32_is_exact(p) ? run_distance_transform<float> : run_distance_transform<double>)(p);
+}
+
 // A copy or a conversion would hide where the kernels write.
 template <class T>
 void bind(py::module_& m) {
@@ -150,6 +186,8 @@ void bind(py::module_& m) {
         py::arg("ratio_of_row").noconvert());
   m.def("ratio_backward", &ratio_backward<T>, py::arg("grad_ratio").noconvert(), py::arg("sums").noconvert(),
         py::arg("numerator"), py::arg("denominator"), py::arg("grad_sums").noconvert());
+  m.def("distance_transform", &distance_transform<T>, py::arg("mask"), py::arg("spacing"), py::arg("side"),
+        py::arg("without_boundary"), py::arg("distance").noconvert(), py::arg("nearest").noconvert());
 }
 
 void set_schedule(const std::string& order, uint64_t seed) {

@@ -48,7 +48,10 @@ def register() -> Operators:
     """Define the operators, and return them as eager code calls them."""
     library = Library(NAMESPACE, "DEF")
     _libraries.append(library)
-    for kernel in (geo_sums, geo_sums_backward, geo_ratio, geo_ratio_backward, geo_loss, geo_loss_backward):
+    for kernel in (
+        *(geo_sums, geo_sums_backward, geo_ratio, geo_ratio_backward, geo_loss, geo_loss_backward),
+        *(distance_transform, distance_transform_with_indices),
+    ):
         schema = str(getattr(torch.ops.geoloss, kernel.__name__).default._schema)
         library.define(schema.removeprefix("geoloss::"))
         library.impl(kernel.__name__, kernel, "CPU")
@@ -134,3 +137,24 @@ def geo_loss_backward(grad_loss: Tensor, sums: Tensor, input: Tensor, *rest: Any
     *rest, numerator, denominator = rest
     grad_sums = geo_ratio_backward(grad_loss, sums, numerator, denominator)
     return geo_sums_backward(grad_sums, input, *rest)
+
+
+def distance_transform(
+    mask: Tensor, spacing: Sequence[float], side: str, without_boundary: float, dtype: torch.dtype
+) -> Tensor:
+    distance = torch.full(mask.shape, torch.nan, dtype=dtype)
+    if mask.numel():
+        module().distance_transform(_bits(mask), spacing, side, without_boundary, distance.numpy(), None)
+    return distance
+
+
+def distance_transform_with_indices(
+    mask: Tensor, spacing: Sequence[float], side: str, without_boundary: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    distance = torch.full(mask.shape, torch.nan, dtype=dtype)
+    nearest = torch.full(mask.shape, -2)
+    if mask.numel():
+        module().distance_transform(
+            _bits(mask), spacing, side, without_boundary, distance.numpy(), nearest.numpy()
+        )
+    return distance, nearest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,13 +10,18 @@ from torch import Tensor
 from torch.library import register_autograd, register_fake, register_vmap
 
 
-def register() -> None:
-    """Register everything; the library has to be loaded."""
-    register_fake("geoloss::distance_transform", _fake_distance)
-    register_fake("geoloss::distance_transform_with_indices", _fake_distance_with_indices)
-    for name in ("distance_transform", "distance_transform_with_indices"):
-        register_vmap(f"geoloss::{name}", _batched(getattr(torch.ops.geoloss, name).default))
-        register_autograd(f"geoloss::{name}", _refuse_backward)
+def register(namespace: str) -> dict[str, Any]:
+    """Register everything for the operators of ``namespace``, and return them by name."""
+    fakes: dict[str, Callable[..., Any]] = {
+        "distance_transform": _fake_distance,
+        "distance_transform_with_indices": _fake_distance_with_indices,
+    }
+    operators = {name: getattr(getattr(torch.ops, namespace), name).default for name in fakes}
+    for name, operator in operators.items():
+        register_fake(f"{namespace}::{name}", fakes[name])
+        register_vmap(f"{namespace}::{name}", _batched(operator))
+        register_autograd(f"{namespace}::{name}", _refuse_backward)
+    return operators
 
 
 def _fake_distance(
