@@ -7,7 +7,7 @@ CPP := $(wildcard $(addprefix csrc/,$(foreach folder,. cpu cuda,$(addprefix $(fo
 SOURCES := setup.py pyproject.toml $(CPP)
 FORMATTED := $(CPP) $(wildcard tests/host_cuda/*.h tests/host_cuda/*.cpp)
 # What runs a second time, on the Triton kernels in Triton's interpreter.
-TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_input determinism autograd registration triton_interpreter))
+TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_input determinism autograd registration distance_transform triton_interpreter))
 
 .PHONY: install demo test lint format bench clean
 

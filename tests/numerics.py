@@ -116,6 +116,7 @@ ON_HOST_ONE_IN = {
     "test_monai_parity.py": 40,
     "test_losses.py": 10,
     # Large volumes, or thousands of small ones
+    "test_random_masks": 4,
     "test_terms_of_each_loss_on_rows_of_whole_vectors": 8,
     "test_volumes_of_several_tiles": 3,
     "test_of_sums_and_gradient": 4,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from numerics import DEVICES, library
+from numerics import DEVICES, fewer, library
 from scipy import ndimage
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -107,7 +107,7 @@ def assert_exact(mask: np.ndarray, spacing: tuple[float, ...], device: str) -> N
 class TestAgainstScipy:
     @pytest.mark.parametrize("first", range(0, RANDOM_MASKS, MASKS_PER_TEST))
     def test_random_masks(self, backend, first):
-        for seed in range(first, first + MASKS_PER_TEST):
+        for seed in fewer(range(first, first + MASKS_PER_TEST)):
             assert_exact(*random_case(np.random.default_rng(seed)), DEVICES[backend])
 
     @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 0.7), (3.0, 0.7, 0.7), (0.3, 5.0, 1.1)])

@@ -59,6 +59,13 @@ def test_registers(kernels):
     assert not [kernel for kernel in over_voxels if kernel["registers"] > REGISTERS[kind(kernel)]]
 
 
+def test_distance_transforms_are_compiled(kernels):
+    """Three passes each in both arithmetics."""
+    passes = [kernel for kernel in kernels if kernel["loss"] == "distances"]
+    assert [kernel["dtype"] for kernel in passes] == ["float32"] * 3 + ["float64"] * 3
+    assert not [kernel for kernel in passes if kernel["registers"] > REGISTERS["stencil"]]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_voxel_wise_kernels_read_and_write_16_bytes_at_a_time(kernels, target, dtype):
     of_dice = {

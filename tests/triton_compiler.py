@@ -25,7 +25,7 @@ from triton.runtime.jit import JITFunction
 
 from geoloss_kernels import formulas
 from geoloss_kernels.formulas import Formula
-from geoloss_kernels.triton import geo_ratio, geo_sums, launch
+from geoloss_kernels.triton import distance_transform, geo_ratio, geo_sums, launch
 from geoloss_kernels.triton.arguments import Arguments
 
 TARGETS = {
@@ -108,6 +108,13 @@ def launch_everything(loss: str, **options: Any) -> None:
     geo_sums.geo_sums_backward(geo_ratio.geo_ratio_backward(value, sums, *weights), given)
 
 
+def launch_distance_transform(dtype: torch.dtype) -> None:
+    """Every pass, in the arithmetic ``dtype``: float32 for cubic voxels, float64 for others."""
+    mask = torch.zeros(2, 1, 128, 128, 128, dtype=torch.bool)
+    spacing = [1.0, 1.0, 1.0] if dtype == torch.float32 else [1.0, 2.0, 3.0]
+    distance_transform.distance_transform_with_indices(mask, spacing, "signed", 0.0, torch.float32)
+
+
 def report(kernel: Any) -> dict[str, Any]:
     """Registers, spilled registers or bytes of stack, and how often each load and store occurs."""
     if "amdgcn" in kernel.asm:
@@ -150,6 +157,12 @@ def cases(target: str) -> Iterator[dict[str, Any]]:
 
 def main(target: str) -> None:
     kernels = compiled_kernels(TARGETS[target])
+    for dtype in (torch.float32, torch.float64):
+        kernels.clear()
+        launch_distance_transform(dtype)
+        for name, kernel in kernels:
+            described = {"loss": "distances", "dtype": str(dtype).removeprefix("torch."), "kernel": name}
+            print(json.dumps({**described, **report(kernel)}))
     for case in cases(target):
         kernels.clear()
         launch_everything(**case)

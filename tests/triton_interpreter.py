@@ -44,6 +44,9 @@ CASES_OF = {
     "test_composition": 4,
     "test_terms_of_each_loss_on_rows_of_whole_vectors": 1,
     "test_volumes_of_several_tiles": 0,  # for this, test_stencils_across_tiles_and_blocks
+    "test_squares_beyond_24_bits": 0,  # a minute for a row that test_distances_beyond_16_bits has, shorter
+    "test_random_masks": 1,
+    "test_number_of_threads": 0,
     "test_for_any_number_of_threads": 0,
     "test_from_run_to_run": 0,
 }

@@ -95,9 +95,10 @@ GEOLOSS_DEVICE T infinity() {
   return static_cast<T>(INFINITY);
 }
 
+// Six blocks at a time leave room for 40 registers; for eight, ptxas would spill.
 // size: h along x
 template <class T>
-__global__ void __launch_bounds__(kDistanceLanes* kDistanceWarps)
+__global__ void __launch_bounds__(kDistanceLanes* kDistanceWarps, 6)
     distance_rows_kernel(const __grid_constant__ DistanceParams p, double size, DistanceField<T> out) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kDistanceWarps + threadIdx.y;
   if (row >= p.N * p.C * p.D * p.H) return;
@@ -106,6 +107,7 @@ __global__ void __launch_bounds__(kDistanceLanes* kDistanceWarps)
   const int64_t in_mask =
       volume / p.C * mask.stride_n + volume % p.C * mask.stride_c + z * mask.stride_z + y * mask.stride_y;
   const int32_t width = static_cast<int32_t>(p.W), lane = static_cast<int32_t>(threadIdx.x);
+  T* const squares = out.square + row * p.W;
 
   int32_t met[2] = {-1, -1};  // the last voxel of each class that lies before the chunk
   for (int32_t first = 0; first < width; first += kDistanceLanes) {
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(kDistanceLanes* kDistanceWarps)
     const unsigned before = chunk.of_other_class(chunk.bits) & ((1u << lane) - 1);
     if (chunk.inside) {
       const int32_t site = before ? first + last_bit(before) : chunk.of_other_class(met);
-      out.square[row * p.W + chunk.x] = static_cast<T>(site);
+      squares[chunk.x] = static_cast<T>(site);
     }
     for (int i = 0; i < 2; ++i) met[i] = chunk.bits[i] ? first + last_bit(chunk.bits[i]) : met[i];
   }
@@ -123,15 +125,16 @@ __global__ void __launch_bounds__(kDistanceLanes* kDistanceWarps)
     const RowChunk chunk(mask, in_mask, first, width);
     const unsigned behind = chunk.of_other_class(chunk.bits) & (0xfffffffeu << lane);
     if (chunk.inside) {
-      const int64_t at = row * p.W + chunk.x;
-      const int32_t left = static_cast<int32_t>(out.square[at]);
+      const int32_t left = static_cast<int32_t>(squares[chunk.x]);
       const int32_t right = behind ? first + first_bit(behind) : chunk.of_other_class(met);
       const bool is_left = left >= 0 && (right < 0 || chunk.x - left <= right - chunk.x);
       const int32_t site = is_left ? left : right;
       const T distance = static_cast<T>(size) * static_cast<T>(is_left ? chunk.x - left : right - chunk.x);
       const T square = site < 0 ? infinity<T>() : distance * distance;
-      out.square[at] = chunk.foreground ? square : -square;
-      if (out.nearest) out.nearest[at] = site < 0 ? -1 : static_cast<int32_t>(y * p.W + site);
+      squares[chunk.x] = chunk.foreground ? square : -square;
+      if (out.nearest) {
+        out.nearest[row * p.W + chunk.x] = site < 0 ? -1 : static_cast<int32_t>(row % p.H) * width + site;
+      }
     }
     for (int i = 0; i < 2; ++i) met[i] = chunk.bits[i] ? first + first_bit(chunk.bits[i]) : met[i];
   }

@@ -29,12 +29,12 @@ from geoloss_kernels.triton.arguments import check
 from geoloss_kernels.triton.numbers import Parts, exactly, number, real_of
 
 SIDES = ("foreground", "both", "signed")
-STEPS = 4
+STEPS = 2
 """Between two looks at whether a tile's distances have been found."""
 LINES = 32
 """Of a tile: their voxels side by side fill whole lines of the cache."""
-POSITIONS = 32
-"""Of a tile, along its lines."""
+POSITION_BYTES = 64
+"""Of a tile, along its lines: as many squares as its threads have registers for."""
 EXACT_SQUARES = 2**24
 """float32 holds all integers below."""
 
@@ -242,7 +242,8 @@ def _run_pass(transform: Transform, axis: int, source: Field, out: Field) -> Non
     size = 1.0 if transform.is_cubic else transform.spacing[axis]
     lines = Lines(transform.mask.numel() // length, length, stride, exactly([size])[0])
     positions = triton.next_power_of_2(length)
-    positions = positions if launch.INTERPRETED else min(POSITIONS, positions)
+    if not launch.INTERPRETED:
+        positions = min(POSITION_BYTES // transform.real.itemsize, positions)
     width = max(1, launch.INTERPRETED_TILE // positions) if launch.INTERPRETED else LINES
     parts = triton.cdiv(length, positions)
     launch.run(

@@ -1,5 +1,7 @@
 // Launches every kernel on tensors that are exactly as large as they say, under each schedule, for the
 // sanitizers to watch. Fails where a result is not a number or depends on the schedule.
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -7,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/distance_transform.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/ratio.cuh"
 #include "cuda_on_host.h"
@@ -216,8 +219,68 @@ std::vector<Case> cases() {
   return all;
 }
 
+// Distances and nearest voxels of a mask with a few sites.
+template <class T>
+std::vector<double> distances(const Case& c, const std::vector<uint8_t>& mask, Side side) {
+  const int64_t count = static_cast<int64_t>(mask.size()), plane = c.H * c.W;
+  const std::unique_ptr<float[]> distance(new float[count]);
+  const std::unique_ptr<int64_t[]> nearest(new int64_t[count]);
+  for (int64_t i = 0; i < count; ++i) distance[i] = NAN, nearest[i] = -2;
+  DistanceParams p{};
+  p.N = c.N, p.C = c.C, p.D = c.D, p.H = c.H, p.W = c.W;
+  p.mask = {const_cast<uint8_t*>(mask.data()), DType::kUInt8, c.C * c.D * plane, c.D * plane, plane, c.W, 1};
+  for (int axis = 0; axis < 3; ++axis) p.spacing[axis] = sizeof(T) == 4 ? 1 : 1 + 0.3 * axis;
+  p.side = side;
+  p.without_boundary = 100;
+  p.distance = distance.get();
+  p.nearest = nearest.get();
+  const int64_t bytes = distance_workspace_bytes<T>(p);
+  const std::unique_ptr<unsigned char[]> workspace(new unsigned char[bytes]);
+  std::fill_n(workspace.get(), bytes, 0xff);
+  launch_distance_transform<T>(p, workspace.get(), nullptr);
+  std::vector<double> results(distance.get(), distance.get() + count);
+  results.insert(results.end(), nearest.get(), nearest.get() + count);
+  return results;
+}
+
+template <class T>
+void run_distances(const Case& c, Side side) {
+  using cuda_on_host::Order;
+  std::mt19937 random(1);
+  std::vector<uint8_t> mask(c.N * c.C * c.D * c.H * c.W);
+  for (uint8_t& voxel : mask) voxel = random() % 50 != 0;
+  cuda_on_host::set_schedule(Order::kForward, 0);
+  const std::vector<double> expected = distances<T>(c, mask, side);
+  check(expected, expected);
+  for (const Order order : {Order::kReverse, Order::kRandom}) {
+    cuda_on_host::set_schedule(order, 1);
+    check(distances<T>(c, mask, side), expected);
+  }
+}
+
+// Lines of more than one part, rows of more than 32 voxels, an image
+int64_t run_all_distances() {
+  int64_t count = 0;
+  for (const auto& [N, C, D, H, W] :
+       {std::array<int64_t, 5>{1, 2, 5, 9, 35}, {1, 1, 70, 3, 4}, {1, 1, 1, 66, 33}, {2, 1, 1, 1, 1}}) {
+    const Case c{N, C, D, H, W, DType::kFloat32, DType::kFloat32, Activation::kNone, false, false, {}};
+    for (const Side side : {Side::kForeground, Side::kBoth, Side::kSigned}) {
+      run_distances<float>(c, side);
+      run_distances<double>(c, side);
+      count += 2;
+    }
+  }
+  return count;
+}
+
 int run_all() {
   int64_t count = 0;
+  try {
+    count += run_all_distances();
+  } catch (const cuda_on_host::Error& error) {
+    std::printf("distances: %s\n", error.what());
+    return 1;
+  }
   for (const Case& c : cases()) {
     try {
       c.input == DType::kFloat64 ? run<double>(c) : run<float>(c);

@@ -154,8 +154,7 @@ void run_distance_transform(const DistanceParams& params) {
 // distance: of Out and the mask's shape; nearest: the same, int64
 template <class Out>
 void distance_transform(const Tensor& mask, const std::vector<double>& spacing, const std::string& side,
-                        double without_boundary, Array<Out> distance,
-                        std::optional<Array<int64_t>> nearest) {
+                        double without_boundary, Array<Out> distance, std::optional<Array<int64_t>> nearest) {
   DistanceParams p{};
   const py::array& shape = mask.first;
   const int64_t spatial = shape.ndim() - 2;

@@ -116,6 +116,30 @@ BUGS = (
         caught_by="address",
         report="deadlock",
     ),
+    PlantedBug(
+        name="no barrier before what a block's warps found is read",
+        file="distance_transform.cuh",
+        right="agree[i][threadIdx.y] = whole_warp;\n  }\n  __syncthreads();",
+        wrong="agree[i][threadIdx.y] = whole_warp;\n  }\n  if (!PLANTED) __syncthreads();",
+        caught_by="thread",
+        report="data race",
+    ),
+    PlantedBug(
+        name="a line that is read beyond its end",
+        file="distance_transform.cuh",
+        right="line[(i + d < last ? i + d : last) * stride]",
+        wrong="line[(i + d < last || PLANTED ? i + d : last) * stride]",
+        caught_by="address",
+        report="heap-buffer-overflow",
+    ),
+    PlantedBug(
+        name="a warp that reads the mask beyond the end of a row",
+        file="distance_transform.cuh",
+        right="foreground = inside && is_foreground",
+        wrong="foreground = (inside || PLANTED) && is_foreground",
+        caught_by="address",
+        report="heap-buffer-overflow",
+    ),
 )
 
 
