@@ -1,4 +1,4 @@
-"""The ``geoloss`` command: scan, preprocess, train, predict, evaluate and demo.
+"""The ``geoloss`` command: scan, preprocess, lga, train, predict, evaluate and demo.
 
 A user error is one line ``geoloss: error: ...`` on standard error and exit code 2.
 """
@@ -16,6 +16,7 @@ from geoloss_kernels import __version__
 
 if TYPE_CHECKING:
     from geoloss_kernels.training.evaluation import EvaluationTable
+    from geoloss_kernels.training.inference import Prediction
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 Handler = Callable[[argparse.Namespace], int | None]
@@ -73,6 +74,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_demo(commands, arguments)
     _add_scan(commands)
     _add_preprocess(commands)
+    _add_lga(commands)
     _add_train(commands)
     _add_predict(commands)
     _add_evaluate(commands)
@@ -113,6 +115,27 @@ def _add_preprocess(commands: Commands) -> None:
     parser.add_argument("--no-bias-correction", action="store_true", help="leave the bias fields")
     parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder for the results")
     parser.set_defaults(handler=_preprocess)
+
+
+def _add_lga(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "lga", help="segment lesions without training: LST's lesion growth algorithm on T1 and FLAIR"
+    )
+    _add_source_arguments(parser, optional=True)
+    parser.add_argument("--name", default="subject", help="file name stem when images are given one by one")
+    for modality in ("t1", "flair"):
+        parser.add_argument(f"--{modality}", type=Path, metavar="FILE", help=f"{modality.upper()} image")
+    parser.add_argument(
+        "--kappa", type=float, default=0.3, help="threshold of seeds; less finds more (default %(default)s)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="probability above which a voxel is lesion"
+    )
+    parser.add_argument(
+        "--min-lesion-size", type=int, default=0, metavar="VOXELS", help="remove smaller lesions"
+    )
+    parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder for the results")
+    parser.set_defaults(handler=_lga)
 
 
 def _add_train(commands: Commands) -> None:
@@ -257,6 +280,44 @@ def _preprocess(options: argparse.Namespace) -> None:
     print(f"finished: {options.out / 'subjects.csv'}")
 
 
+def _lga(options: argparse.Namespace) -> None:
+    from geoloss_kernels import lga
+    from geoloss_kernels.training import Prediction, Subject, load_subjects
+    from geoloss_kernels.training.errors import InputError
+    from geoloss_kernels.training.inference import to_mask
+
+    for name, is_valid, expected in (
+        ("kappa", options.kappa >= 0, "a number, at least 0"),
+        ("threshold", 0 < options.threshold < 1, "between 0 and 1, both excluded"),
+        ("min-lesion-size", options.min_lesion_size >= 0, "at least 0"),
+    ):
+        if not is_valid:
+            raise InputError(f"--{name}: expected {expected}, got {getattr(options, name.replace('-', '_'))}")
+    images = {name: getattr(options, name) for name in ("t1", "flair") if getattr(options, name)}
+    if bool(images) == (options.source is not None):
+        raise InputError("lga: expected either DIR|CSV or the images one by one (--t1 --flair)")
+    subjects = [Subject(options.name, images)]
+    if options.source is not None:
+        patterns = _patterns(options.pattern)
+        subjects = load_subjects(
+            options.source, lga.MODALITIES, patterns=patterns, fold=options.fold, masks_required=False
+        )
+    for subject in subjects:
+        preparation = lga.prepare(subject)
+        probability = lga.grow(preparation, options.kappa)
+        mask = to_mask(probability, options.threshold, options.min_lesion_size)
+        prediction = Prediction(subject.name, probability, mask, preparation.grid)
+        _report_prediction(prediction, options.out)
+
+
+def _report_prediction(prediction: Prediction, out: Path) -> None:
+    from geoloss_kernels.training import save_prediction
+
+    mask_file, _ = save_prediction(prediction, out)
+    millilitres = int(prediction.mask.sum()) * prediction.grid.voxel_volume / 1000
+    print(f"{prediction.name}: {millilitres:.2f} ml of lesions, {mask_file}")
+
+
 def _train(options: argparse.Namespace) -> None:
     from geoloss_kernels.training import load_config, load_subjects, resume, train
     from geoloss_kernels.training.errors import InputError
@@ -282,7 +343,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from geoloss_kernels.training import Subject, load_model, load_subjects, predict_subject, save_prediction
+    from geoloss_kernels.training import Subject, load_model, load_subjects, predict_subject
     from geoloss_kernels.training.errors import InputError
 
     images = {name: getattr(options, name) for name in ("t1", "t2", "flair") if getattr(options, name)}
@@ -302,9 +363,7 @@ def _predict(options: argparse.Namespace) -> None:
         prediction = predict_subject(
             model, subject, threshold=options.threshold, min_lesion_size=options.min_lesion_size
         )
-        mask_file, _ = save_prediction(prediction, options.out)
-        millilitres = int(prediction.mask.sum()) * prediction.grid.voxel_volume / 1000
-        print(f"{subject.name}: {millilitres:.2f} ml of lesions, {mask_file}")
+        _report_prediction(prediction, options.out)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
