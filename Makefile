@@ -9,7 +9,7 @@ FORMATTED := $(CPP) $(wildcard tests/host_cuda/*.h tests/host_cuda/*.cpp)
 # What runs a second time, on the Triton kernels in Triton's interpreter.
 TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_input determinism autograd registration distance_transform triton_interpreter))
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test test-operators test-triton lint format bench clean
 
 install: $(STAMP)
 
@@ -26,8 +26,14 @@ $(STAMP): $(SOURCES) | $(BIN)/python
 demo: install
 	$(BIN)/geoloss demo --out demo-run
 
+# Either run keeps one core busy.
 test: install lint
+	$(MAKE) --jobs=2 --output-sync=target test-operators test-triton
+
+test-operators:
 	$(BIN)/python -m pytest
+
+test-triton:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS)
 
 lint: install

@@ -1,8 +1,8 @@
 """From raw scans to what the network takes: every image on the FLAIR's grid, without its bias field.
 
 N4 by SimpleITK, on each image's own grid, and then rigid registration by SimpleITK (Mattes mutual information
-of a fifth of the voxels, three resolutions), which bias fields would mislead by half a millimetre. Intensities
-are left in the scanner's units: the trainer normalises each volume itself.
+of a fifth of the voxels, three resolutions), which bias fields would mislead by half a millimetre.
+Intensities are left in the scanner's units: the trainer normalises each volume itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 
-HISTOGRAM_BINS = 64
+HISTOGRAM_BINS = 32
 SAMPLED_FRACTION = 0.2
 SHORTEST_STEP = 1e-3
 """mm"""
