@@ -82,6 +82,7 @@ def make_dataset(folder: Path, recipe: DatasetRecipe, *, workers: int = 1, log: 
     _require_packages(recipe)
     plans = make_plans(recipe)
     _claim(folder, card(recipe, plans))
+    _remove_leftovers(folder)
     files = [subject_files(folder, plan) for plan in plans]
     missing = [(plan, paths) for plan, paths in zip(plans, files, strict=True) if not paths.exist()]
     if len(missing) < len(plans):
@@ -232,6 +233,13 @@ def _claim(folder: Path, content: dict[str, Any]) -> None:
         raise InputError(f"{folder}: expected a new or empty folder, or one that make-dataset has begun")
     else:
         write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of a call that was killed while it wrote them."""
+    for part in ("imagesTr", "imagesTs", "labelsTr", "labelsTs"):
+        for path in (folder / part).glob(".*.nii.gz"):
+            path.unlink()
 
 
 def _difference(found: Any, wanted: Any, name: str = "card") -> str:
