@@ -250,6 +250,15 @@ def test_bad_nnunet_layouts(tmp_path: Path) -> None:
     (root / "splits_final.json").write_text(json.dumps([{"train": ["absent"], "val": []}]))
     with pytest.raises(InputError, match="fold 0 names absent, which has no images"):
         load_subjects(root)
+    (root / "splits_final.json").write_text(json.dumps([{"train": ["cTr_0"], "val": ["cTr_1", "cTr_0"]}]))
+    with pytest.raises(InputError, match=r"splits_final.json: fold 0 names cTr_0 in train and in val"):
+        load_subjects(root)
+    for fold in ({"train": ["cTr_0"]}, {"train": ["cTr_0"], "val": "cTr_1"}, ["cTr_0"]):
+        (root / "splits_final.json").write_text(json.dumps([fold]))
+        with pytest.raises(
+            InputError, match=r"splits_final.json: expected a list of names (train|val) in fold 0"
+        ):
+            load_subjects(root)
     touch(root, "imagesTr/cTr_0_0007.nii.gz")
     with pytest.raises(InputError, match=r"cTr_0_0007.nii.gz: channel 0007 is not in dataset.json"):
         load_subjects(root)
