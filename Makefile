@@ -28,7 +28,7 @@ demo: install
 
 # Either run keeps one core busy.
 test: install lint
-	$(MAKE) --jobs=2 --output-sync=target test-operators test-triton
+	$(MAKE) --jobs=2 test-operators test-triton
 
 test-operators:
 	$(BIN)/python -m pytest

@@ -186,26 +186,26 @@ class TestLossOperator:
     def test_composition(self, backend, case, from_dispatcher):
         arguments = case.arguments(DEVICES[backend])
         operators = library(backend) if from_dispatcher else backends.operators(arguments.input)
-        self.assert_composition(operators.geo_loss, operators.geo_sums, operators.geo_ratio, arguments)
+        self.assert_composition(operators, arguments)
 
     def test_composition_of_the_reference(self):
         for case in sample_cases(20, seed=2):
             with use_backend("reference"):
                 arguments = case.arguments("cpu")
-                self.assert_composition(*backends.operators(arguments.input), arguments)
+                self.assert_composition(backends.operators(arguments.input), arguments)
 
-    def assert_composition(self, geo_loss, geo_sums, geo_ratio, arguments):
+    def assert_composition(self, operators, arguments):
         row = torch.linspace(0.5, 2, len(arguments.terms) + 1).tolist()
         weights = ([*row, *row[::-1]], [*([1.0] * len(row)), *row])
         leaf = arguments.input.detach().requires_grad_()
-        loss, sums = geo_loss(leaf, *arguments[1:], *weights)
-        expected_sums = geo_sums(leaf, *arguments[1:])
-        expected = geo_ratio(expected_sums, *weights)
+        loss, sums = operators.geo_loss(leaf, *arguments[1:], *weights)
+        expected_sums = operators.geo_sums(leaf, *arguments[1:])
+        expected = operators.geo_ratio(expected_sums, *weights)
         assert torch.equal(sums, expected_sums)
         assert torch.equal(loss, expected)
         assert not sums.requires_grad
         with torch.no_grad():
-            assert torch.equal(geo_loss(leaf, *arguments[1:], *weights)[0], expected)
+            assert torch.equal(operators.geo_loss(leaf, *arguments[1:], *weights)[0], expected)
         if expected.requires_grad:
             given = torch.randn(expected.shape, dtype=torch.float64).to(expected)
             (ours,), (theirs,) = (torch.autograd.grad(each, leaf, given) for each in (loss, expected))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +36,8 @@ def tissue_priors(t1: Array, brain: Mask, affine: NDArray[np.float64]) -> Array:
 
     fixed = _image(np.where(brain, t1, 0), affine)
     template = datasets.load_mni152_template(resolution=1)
-    transform = _register(fixed, _image(template.get_fdata(dtype=np.float32), template.affine))
+    with _one_thread():
+        transform = _register(fixed, _image(template.get_fdata(dtype=np.float32), template.affine))
     maps = []
     for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template):
         tissue = load(resolution=1)
@@ -43,6 +46,19 @@ def tissue_priors(t1: Array, brain: Mask, affine: NDArray[np.float64]) -> Array:
     sigmas = SMOOTHING_MM / np.linalg.norm(affine[:3, :3], axis=0)
     grey, white = (ndimage.gaussian_filter(tissue, sigmas) for tissue in maps)
     return np.stack([np.clip(1 - grey - white, 0, 1), grey, white]).astype(np.float32)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads of ITK add up in an order of their own, and growth tells the last bits apart."""
+    import SimpleITK as sitk  # noqa: N813
+
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def _image(values: Array, affine: NDArray[np.float64]) -> sitk.Image:
@@ -65,7 +81,6 @@ def _register(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
         fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
     registration = sitk.ImageRegistrationMethod()
-    registration.SetNumberOfThreads(1)  # several add up in an order of their own
     registration.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     registration.SetMetricSamplingStrategy(registration.RANDOM)
     registration.SetMetricSamplingPercentage(SAMPLED_FRACTION, 1)  # the seed; 0 would be the clock
