@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         return _fail(_message(error, options))
     except KeyboardInterrupt:
-        print("geoloss: interrupted (train --resume RUN continues a run)", file=sys.stderr)
+        print(f"geoloss: interrupted ({options.continuation})", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -69,7 +69,9 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         description="Multiple sclerosis lesion segmentation with geometric losses.",
         parents=[_version_parser()],
     )
-    parser.set_defaults(lesion_label_option="--lesion-label VALUE")
+    parser.set_defaults(
+        lesion_label_option="--lesion-label VALUE", continuation="train --resume RUN continues a run"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands, arguments)
     _add_make_dataset(commands)
@@ -119,7 +121,7 @@ def _add_make_dataset(commands: Commands) -> None:
     )
     parser.add_argument("--anatomies", type=Path, metavar="DIR", help="label maps with FreeSurfer's numbers")
     parser.add_argument("--lesion-masks", type=Path, metavar="DIR", help="lesion masks in the MNI space")
-    parser.set_defaults(handler=_make_dataset)
+    parser.set_defaults(handler=_make_dataset, continuation="the same command continues the data set")
 
 
 def _add_scan(commands: Commands) -> None:

@@ -22,7 +22,7 @@ from geoloss_kernels.datasets.generation import CARD, make_plans, make_subject
 from geoloss_kernels.datasets.label_maps import deform_label_map, read_label_map
 from geoloss_kernels.datasets.lesions import MINIMUM_VOXELS, make_lesions
 from geoloss_kernels.datasets.recipe import KINDS
-from geoloss_kernels.datasets.registration import register_to_mni
+from geoloss_kernels.datasets.registration import register_to_mni, transformed
 from geoloss_kernels.datasets.scans import MODALITIES, Acquisition, make_scan
 from geoloss_kernels.datasets.transplants import transplant_lesions
 from geoloss_kernels.training import InputError, load_subjects
@@ -308,10 +308,11 @@ def test_splits_share_no_label_map_and_no_lesion_mask(tmp_path: Path) -> None:
     for one, other in combinations(("train", "validation", "test"), 2):
         for source in ("anatomy", "lesion_mask"):
             files = [
-                {getattr(plan, source) for plan in plans if plan.split == split} for split in (one, other)
+                {getattr(plan.donors, source) for plan in plans if plan.split == split}
+                for split in (one, other)
             ]
             assert not files[0] & files[1]
-    training = [(plan.anatomy, plan.lesion_mask) for plan in plans if plan.split == "train"]
+    training = [plan.donors for plan in plans if plan.split == "train"]
     assert len(set(training[:9])) == 9  # three of each
 
 
@@ -364,7 +365,7 @@ def test_transplanted_lesions_lie_where_the_mask_has_them(donors: Mapping[str, P
     generator = np.random.default_rng(0)
     anatomy, points = deform_label_map(read_label_map(path), 2.0, generator)
     to_mni = register_to_mni(path)
-    mni = (np.tensordot(to_mni[:3, :3], points, 1) + to_mni[:3, 3].reshape(3, 1, 1, 1)).astype(np.float32)
+    mni = transformed(points, to_mni)
     mask_file = donors["lesion_masks"] / "patient2.nii.gz"
     lesions = transplant_lesions(mask_file, anatomy, mni, Difficulty(), generator)
     assert lesions.severity.max() <= 1
