@@ -329,17 +329,15 @@ def _preprocess(options: argparse.Namespace) -> None:
 
 def _lga(options: argparse.Namespace) -> None:
     from geoloss_kernels import lga
-    from geoloss_kernels.training import Prediction, Subject, load_subjects
+    from geoloss_kernels.training import Prediction, Subject, TrainingConfig, load_subjects
     from geoloss_kernels.training.errors import InputError
     from geoloss_kernels.training.inference import to_mask
 
-    for name, is_valid, expected in (
-        ("kappa", options.kappa >= 0, "a number, at least 0"),
-        ("threshold", 0 < options.threshold < 1, "between 0 and 1, both excluded"),
-        ("min-lesion-size", options.min_lesion_size >= 0, "at least 0"),
-    ):
-        if not is_valid:
-            raise InputError(f"--{name}: expected {expected}, got {getattr(options, name.replace('-', '_'))}")
+    TrainingConfig(threshold=options.threshold, min_lesion_size=options.min_lesion_size)  # checks both
+    try:
+        lga.GrowthOptions(options.kappa)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     images = {name: getattr(options, name) for name in ("t1", "flair") if getattr(options, name)}
     if bool(images) == (options.source is not None):
         raise InputError("lga: expected either DIR|CSV or the images one by one (--t1 --flair)")

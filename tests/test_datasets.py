@@ -279,7 +279,7 @@ def test_bad_sources_are_named(donors: Mapping[str, Path], tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
     damaged = tmp_path / "damaged.nii.gz"
     damaged.write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"damaged.nii.gz: cannot be read"):
+    with pytest.raises(InputError, match=r"damaged.nii.gz: not a readable NIfTI file"):
         read_label_map(damaged)
     oblong = write_nifti(tmp_path / "oblong.nii.gz", np.ones((4, 4, 4)), np.diag([1.0, 1.0, 3.0, 1.0]))
     with pytest.raises(InputError, match="expected cubic voxels, got 1 x 1 x 3 mm"):

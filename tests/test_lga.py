@@ -7,13 +7,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from nilearn import datasets
 from scipy import ndimage, stats
+from scipy.spatial.transform import Rotation
 
 from geoloss_kernels import lga
 from geoloss_kernels.cli import main
 from geoloss_kernels.demo.phantom import write_phantoms
 from geoloss_kernels.lga.belief import Belief, belief_map, class_of, mode_of, partial_volume_labels
 from geoloss_kernels.lga.growth import clean_up, fit_gamma, lesion_odds, seeds
+from geoloss_kernels.lga.priors import tissue_priors
 from geoloss_kernels.lga.tissue import CSF, GREY, WHITE, segment_tissue, sum_of_neighbours
 from geoloss_kernels.metrics import lesion_metrics
 from geoloss_kernels.training import InputError, Subject, load_subjects
@@ -55,6 +58,24 @@ def test_tissue_follows_intensity_where_priors_say_nothing():
     np.testing.assert_allclose(tissue[:, brain].sum(axis=0), 1, rtol=1e-5)
     assert not tissue[:, ~brain].any()
     assert (tissue.argmax(axis=0) == classes)[brain].mean() > 0.99
+
+
+@pytest.mark.parametrize(("degrees", "shear", "scale"), [(0, 0, 1), (-12, 0.05, 1.08), (15, 0, 0.95)])
+def test_priors_follow_a_head_that_is_turned_and_stretched(degrees, shear, scale):
+    """The template's own T1 and white matter, moved together."""
+    template, white = (
+        load(resolution=2) for load in (datasets.load_mni152_template, datasets.load_mni152_wm_template)
+    )
+    turn = Rotation.from_euler("z", degrees, degrees=True).as_matrix()
+    matrix = scale * turn @ (np.eye(3) + shear * np.eye(3)[:, [2, 0, 1]].T * [0, 0, 1])
+    centre = (np.array(template.shape) - 1) / 2
+    t1, expected = (
+        ndimage.affine_transform(image.get_fdata(dtype=np.float32), matrix, centre - matrix @ centre, order=1)
+        for image in (template, white)
+    )
+    brain = t1 > 0.05
+    found = tissue_priors(t1, brain, template.affine)[WHITE]
+    assert np.corrcoef(found[brain], expected[brain])[0, 1] > 0.95
 
 
 def test_partial_volume_labels_reach_from_pure_to_mixed():
@@ -259,11 +280,13 @@ def test_command(subject, preparation, tmp_path, capsys):
         ([], "expected either DIR|CSV or the images one by one"),
         (["--t1", "none.nii.gz", "--flair", "none.nii.gz"], "none.nii.gz: no such file"),
         (["--t1", "none.nii.gz"], "subject subject has no flair image"),
-        (["--t1", "none.nii.gz", "--kappa", "-1"], "--kappa: expected a number, at least 0, got -1"),
-        (["--t1", "none.nii.gz", "--threshold", "1"], "--threshold: expected between 0 and 1"),
+        (["--t1", "none.nii.gz", "--kappa", "-1"], "kappa: expected a finite number, at least 0, got -1"),
+        (["--t1", "none.nii.gz", "--kappa", "inf"], "kappa: expected a finite number, at least 0, got inf"),
+        (["--t1", "none.nii.gz", "--kappa", "nan"], "kappa: expected a finite number, at least 0, got nan"),
+        (["--t1", "none.nii.gz", "--threshold", "1"], "threshold: expected between 0 and 1"),
         (
             ["--t1", "none.nii.gz", "--min-lesion-size", "-3"],
-            "--min-lesion-size: expected at least 0, got -3",
+            "min_lesion_size: expected a finite number, at least 0, got -3",
         ),
     ],
 )

@@ -7,7 +7,7 @@
 #include <memory>
 #include <tuple>
 
-#include "../distance_checks.h"
+#include "../distance_operators.h"
 #include "distance_transform_kernel.h"
 #include "instruction_set.h"
 #include "workspace.h"
@@ -73,24 +73,14 @@ void transform(const DistanceParams& p) {
 
 Tensor distance_transform(const Tensor& mask, const std::vector<double>& spacing, const std::string& side,
                           double without_boundary, ScalarType dtype) {
-  DistanceParams params = distance_params(mask, spacing, side, without_boundary, dtype);
-  Tensor distance = torch::stable::new_empty(mask, mask.sizes(), dtype);
-  params.distance = distance.mutable_data_ptr();
-  if (mask.numel() > 0) transform(params);
-  return distance;
+  return distance_transform_by(transform, mask, spacing, side, without_boundary, dtype);
 }
 
 std::tuple<Tensor, Tensor> distance_transform_with_indices(const Tensor& mask,
                                                            const std::vector<double>& spacing,
                                                            const std::string& side, double without_boundary,
                                                            ScalarType dtype) {
-  DistanceParams params = distance_params(mask, spacing, side, without_boundary, dtype);
-  Tensor distance = torch::stable::new_empty(mask, mask.sizes(), dtype);
-  Tensor indices = torch::stable::new_empty(mask, mask.sizes(), ScalarType::Long);
-  params.distance = distance.mutable_data_ptr();
-  params.nearest = indices.mutable_data_ptr<int64_t>();
-  if (mask.numel() > 0) transform(params);
-  return {distance, indices};
+  return distance_transform_with_indices_by(transform, mask, spacing, side, without_boundary, dtype);
 }
 
 }  // namespace

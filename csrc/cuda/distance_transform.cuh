@@ -163,6 +163,11 @@ GEOLOSS_DEVICE bool without_other_class(const T* line, const Lines& lines, bool 
   return all[0] || all[1];
 }
 
+GEOLOSS_DEVICE float min(float a, float b) { return fminf(a, b); }
+GEOLOSS_DEVICE float max(float a, float b) { return fmaxf(a, b); }
+GEOLOSS_DEVICE double min(double a, double b) { return fmin(a, b); }
+GEOLOSS_DEVICE double max(double a, double b) { return fmax(a, b); }
+
 template <class T>
 struct Nearest {
   T square;        // to the nearest voxel of the other class, not signed
@@ -171,25 +176,27 @@ struct Nearest {
 
 // The envelope at voxel i. Beyond its ends a line repeats its last voxel, which comes too late to matter. Of
 // voxels that are equally near the one with the least offset counts, and of a pair the one before i.
-template <class T>
+template <class T, bool kOffset>
 GEOLOSS_DEVICE Nearest<T> envelope_at(const T* line, const Lines& lines, int32_t i) {
   const int64_t stride = lines.stride;
   const int32_t last = lines.length - 1, reach = i > last - i ? i : last - i;
   const T own = line[i * stride], sign = own > 0 ? T(1) : T(-1), size = static_cast<T>(lines.size);
   Nearest<T> best{own * sign, 0};
   for (int32_t first = 1; first <= reach; first += kStepsAtOnce) {
-    const T nearest_left = size * static_cast<T>(first);
-    if (!(nearest_left * nearest_left < best.square)) break;
+    const T least = size * static_cast<T>(first);
+    if (!(least * least < best.square)) break;
 #pragma unroll
     for (int32_t d = first; d < first + kStepsAtOnce; ++d) {
       const T before = sign * line[(i > d ? i - d : 0) * stride];
       const T after = sign * line[(i + d < last ? i + d : last) * stride];
-      const T distance = size * static_cast<T>(d), nearer = after < before ? after : before;
-      const T candidate = (nearer > 0 ? nearer : T(0)) + distance * distance;
+      const T distance = size * (static_cast<T>(first) + static_cast<T>(d - first));
       // A voxel of the other class is a distance of 0 away from itself, however far its sign says.
-      const bool is_after = after < before && before > 0;
-      best.offset = candidate < best.square ? (is_after ? d : -d) : best.offset;
-      best.square = candidate < best.square ? candidate : best.square;
+      const T candidate = max(min(before, after), T(0)) + distance * distance;
+      if constexpr (kOffset) {
+        const bool is_after = after < before && before > 0;
+        best.offset = candidate < best.square ? (is_after ? d : -d) : best.offset;
+      }
+      best.square = min(candidate, best.square);
     }
   }
   return best;
@@ -212,7 +219,7 @@ GEOLOSS_DEVICE void finish(const DistanceParams& p, int64_t at, T square, bool f
   write_distance(p, at, square == infinity<T>() ? -distance : 1 - distance);
 }
 
-template <class T, bool kLast>
+template <class T, bool kLast, bool kNearest>
 __global__ void __launch_bounds__(kDistanceLanes* kDistanceWarps)
     distance_columns_kernel(const __grid_constant__ DistanceParams p, const __grid_constant__ Lines lines,
                             DistanceField<T> in, DistanceField<T> out, double unit) {
@@ -234,22 +241,23 @@ __global__ void __launch_bounds__(kDistanceLanes* kDistanceWarps)
     const bool foreground = in.square[at] > 0;
     const bool unwanted = p.side == Side::kForeground && !foreground;
     Nearest<T> best{unwanted ? T(0) : infinity<T>(), 0};
-    if (!unwanted && !nothing_to_find) best = envelope_at(line, lines, i);
+    if (!unwanted && !nothing_to_find) best = envelope_at<T, kNearest>(line, lines, i);
     if constexpr (kLast) {
       finish(p, at, best.square, foreground, unit);
     } else {
       out.square[at] = foreground ? best.square : unwanted ? T(-1) : -best.square;
     }
-    if (!in.nearest) continue;
-    // A voxel of the other class, and one that is not asked for, leads to itself.
-    const int64_t via = at + static_cast<int64_t>(best.offset) * lines.stride;
-    const bool is_site = unwanted || (in.square[via] > 0) != foreground;
-    const int64_t plane = p.H * p.W;
-    const int64_t in_plane = is_site ? via % plane : in.nearest[via];
-    if constexpr (kLast) {
-      p.nearest[at] = in_plane < 0 ? -1 : via / plane % p.D * plane + in_plane;
-    } else {
-      out.nearest[at] = static_cast<int32_t>(in_plane);
+    if constexpr (kNearest) {
+      // A voxel of the other class, and one that is not asked for, leads to itself.
+      const int64_t via = at + static_cast<int64_t>(best.offset) * lines.stride;
+      const bool is_site = unwanted || (in.square[via] > 0) != foreground;
+      const int64_t plane = p.H * p.W;
+      const int64_t in_plane = is_site ? via % plane : in.nearest[via];
+      if constexpr (kLast) {
+        p.nearest[at] = in_plane < 0 ? -1 : via / plane % p.D * plane + in_plane;
+      } else {
+        out.nearest[at] = static_cast<int32_t>(in_plane);
+      }
     }
   }
 }
@@ -276,8 +284,15 @@ cudaError_t launch_columns(const DistanceParams& p, const Lines& lines, const Di
   const int64_t tiles = (lines.stride + kDistanceLanes - 1) / kDistanceLanes;
   const int64_t parts = (lines.length + kPositionsOfBlock - 1) / kPositionsOfBlock;
   const double unit = has_cubic_voxels(p) ? p.spacing[2] : 1;
-  GEOLOSS_LAUNCH((distance_columns_kernel<T, kLast>), static_cast<unsigned>(tiles * parts * lines.outer),
-                 dim3(kDistanceLanes, kDistanceWarps), 0, stream, p, lines, in, out, unit);
+  const auto launch = [&](auto kernel) {
+    GEOLOSS_LAUNCH(kernel, static_cast<unsigned>(tiles * parts * lines.outer),
+                   dim3(kDistanceLanes, kDistanceWarps), 0, stream, p, lines, in, out, unit);
+  };
+  if (p.nearest) {
+    launch(distance_columns_kernel<T, kLast, true>);
+  } else {
+    launch(distance_columns_kernel<T, kLast, false>);
+  }
   return cudaGetLastError();
 }
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -20,6 +19,7 @@ from geoloss_kernels.datasets.anatomy import (
 )
 from geoloss_kernels.datasets.fields import Volume
 from geoloss_kernels.training.errors import InputError
+from geoloss_kernels.training.volumes import bounding_box, load_images
 
 LATERAL_VENTRICLES = (4, 5, 43, 44)
 CSF = (*LATERAL_VENTRICLES, 14, 15, 24, 30, 31, 62, 63, 72)  # with vessels and choroid plexus
@@ -105,14 +105,8 @@ def read_volume(path: Path) -> tuple[Volume, NDArray[np.float64]]:
     Raises:
         InputError: `path` is no NIfTI file that can be read, or not of three dimensions.
     """
-    try:
-        image = nibabel.as_closest_canonical(nibabel.load(path))
-        values = image.get_fdata(dtype=np.float32)
-    except (OSError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    if values.ndim != 3:
-        raise InputError(f"{path}: expected a 3-D image, got {values.ndim} dimensions")
-    return values, image.affine
+    images, grid = load_images({"volume": path})
+    return grid.to_volume(images["volume"]), grid.volume_affine
 
 
 def cubic_voxel_size(path: Path, affine: NDArray[np.float64]) -> float:
@@ -127,15 +121,6 @@ def cubic_voxel_size(path: Path, affine: NDArray[np.float64]) -> float:
             f"{path}: expected cubic voxels, got {' x '.join(f'{edge:.3g}' for edge in edges)} mm"
         )
     return float(edges[0])
-
-
-def bounding_box(mask: NDArray[np.bool_], margin: int) -> tuple[slice, ...]:
-    """The box of the voxels of `mask`, wider by `margin` voxels where the volume reaches that far."""
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    return tuple(
-        slice(max(part.start - margin, 0), min(part.stop + margin, size))
-        for part, size in zip(box, mask.shape, strict=True)
-    )
 
 
 def _classes(labels: NDArray[np.int32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:

@@ -11,48 +11,27 @@ from scipy import ndimage
 
 from geoloss_kernels.datasets.anatomy import Maps, template
 from geoloss_kernels.datasets.label_maps import read_label_map
+from geoloss_kernels.training.registration import Schedule, register_affinely
 
 if TYPE_CHECKING:
     import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 
 WHITE_OF_LABEL_MAP, WHITE_OF_TEMPLATE = 2, 1
 SUBSAMPLING = 2  # voxels
-SHRINK_FACTORS = (2, 1)
-SMOOTHING_SIGMAS = (4.0, 2.0)  # mm
+SCHEDULE = Schedule(shrink_factors=(2, 1), smoothing=(4.0, 2.0), sampled_fraction=None, iterations=100)
 
 
 def register_to_mni(path: Path) -> NDArray[np.float64]:
     """The matrix [4, 4] from points of a label map, in mm, to the same anatomy in the MNI space.
 
-    It maximises the correlation of the white matter maps, from their centres of mass on. Deterministic: it
-    looks at every voxel, on one thread.
+    It maximises the correlation of the white matter maps, from their centres of mass on. Deterministic.
 
     Args:
         path: A label map that `read_label_map` reads.
     """
-    import SimpleITK as sitk  # noqa: N813
-
     fixed = _white_matter(read_label_map(path).tissues, WHITE_OF_LABEL_MAP)
     moving = _white_matter(template()[0], WHITE_OF_TEMPLATE)
-    transform = sitk.AffineTransform(
-        sitk.CenteredTransformInitializer(
-            fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
-        )
-    )
-    registration = sitk.ImageRegistrationMethod()
-    registration.SetNumberOfThreads(1)
-    registration.SetMetricAsCorrelation()
-    registration.SetInterpolator(sitk.sitkLinear)
-    registration.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=1.0, minStep=1e-3, numberOfIterations=100, relaxationFactor=0.7
-    )
-    registration.SetOptimizerScalesFromPhysicalShift()
-    registration.SetShrinkFactorsPerLevel(SHRINK_FACTORS)
-    registration.SetSmoothingSigmasPerLevel(SMOOTHING_SIGMAS)
-    registration.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    registration.SetInitialTransform(transform, inPlace=True)
-    registration.Execute(fixed, moving)
-    return _matrix(transform)
+    return _matrix(register_affinely(fixed, moving, SCHEDULE))
 
 
 def transformed(points: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:

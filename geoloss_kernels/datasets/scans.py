@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from geoloss_kernels.datasets.anatomy import Anatomy
 from geoloss_kernels.datasets.difficulty import Difficulty
 from geoloss_kernels.datasets.fields import Volume, smooth_noise
 from geoloss_kernels.datasets.lesions import Lesions, drop_small, make_mimics
-from geoloss_kernels.training.files import replacing
+from geoloss_kernels.training.volumes import Grid, save_image
 
 TISSUES = {"t1": (0.16, 0.58, 0.86), "t2": (1.00, 0.56, 0.42), "flair": (0.13, 0.60, 0.50)}
 """Intensities of CSF, grey matter and white matter by modality."""
@@ -95,12 +94,12 @@ def make_scan(
 def write_image(path: Path, image: Volume, affine: NDArray[np.float64]) -> None:
     """Writes an image as int16, at least 1 inside the brain, so that 0 means background."""
     scaled = np.maximum(np.round(INTENSITY_SCALE * image), 1)
-    _write_nifti(path, np.where(image > 0, scaled, 0).astype(np.int16), affine)
+    _write(path, np.where(image > 0, scaled, 0).astype(np.int16), affine)
 
 
 def write_mask(path: Path, mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> None:
     """Writes a mask as uint8."""
-    _write_nifti(path, mask.astype(np.uint8), affine)
+    _write(path, mask.astype(np.uint8), affine)
 
 
 def _signal(
@@ -132,8 +131,6 @@ def _add_noise(signal: Volume, deviation: float, generator: np.random.Generator)
     return np.hypot(signal + real, imaginary).astype(np.float32)
 
 
-def _write_nifti(path: Path, data: NDArray[np.generic], affine: NDArray[np.float64]) -> None:
-    image = nibabel.Nifti1Image(data, affine)
-    image.header.set_xyzt_units("mm")
-    with replacing(path) as temporary:
-        nibabel.save(image, temporary)
+def _write(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64]) -> None:
+    x, y, z = values.shape
+    save_image(path, values, Grid((x, y, z), affine))

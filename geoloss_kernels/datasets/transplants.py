@@ -11,9 +11,10 @@ from scipy import ndimage
 from geoloss_kernels.datasets.anatomy import Anatomy, Maps
 from geoloss_kernels.datasets.difficulty import Difficulty
 from geoloss_kernels.datasets.fields import smooth_noise
-from geoloss_kernels.datasets.label_maps import bounding_box, cubic_voxel_size, read_volume
+from geoloss_kernels.datasets.label_maps import cubic_voxel_size, read_volume
 from geoloss_kernels.datasets.lesions import Lesions, trace
 from geoloss_kernels.training.errors import InputError
+from geoloss_kernels.training.volumes import bounding_box
 
 MARGIN = 10  # voxels around the lesions of the mask
 WARP = 1.5  # mm, standard deviation

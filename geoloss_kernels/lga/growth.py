@@ -19,9 +19,14 @@ FULL_NEIGHBOURHOOD = 18
 
 @dataclass(frozen=True)
 class GrowthOptions:
-    """Attributes:
-    kappa: threshold of the belief at seeds: less finds more. LST's documentation tries 0.05 to 1.
-    neighbour_weight: φ, of the Markov field.
+    """How lesions start and spread.
+
+    Attributes:
+        kappa: threshold of the belief at seeds: less finds more. LST's documentation tries 0.05 to 1.
+        neighbour_weight: φ, of the Markov field.
+
+    Raises:
+        ValueError: names the value that is negative or not finite.
     """
 
     kappa: float = 0.3
@@ -35,7 +40,20 @@ class GrowthOptions:
 
 
 def grow_lesions(belief: Belief, options: GrowthOptions = GrowthOptions()) -> Array:
-    """The probability of lesion [X, Y, Z]; 0 everywhere if nothing exceeds kappa. Deterministic."""
+    """The probability of lesion [X, Y, Z], from 0 to 1; 0 everywhere if there are no seeds. Deterministic.
+
+    Seeds have L = 1. In up to 50 rounds, those neighbours x of lesions that have not been reached yet become
+
+        L(x) = min(1, mean6 B(x) · Gamma(F(x)) / Σ π N(F(x)) · exp(φ (2 sum6 L(x) - 6)))
+
+    where sum6 L(x) > 1, with F the scaled FLAIR, the gamma distribution fitted to lesions and a Gaussian to
+    each tissue outside, one half of a checkerboard after the other. Then holes are filled and single voxels
+    deleted.
+
+    Args:
+        belief: from `belief_map`.
+        options: kappa and φ.
+    """
     lesion = seeds(belief.initial, options.kappa).astype(np.float32)
     smooth = np.where(belief.total > 0, sum_of_neighbours(belief.total) / 6, 0).astype(np.float32)
     halves = _checkerboard(lesion.shape)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,86 +10,59 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from geoloss_kernels.lga.tissue import Array, Mask
+from geoloss_kernels.training.registration import Schedule, register_affinely, to_sitk
 
 if TYPE_CHECKING:
     import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 
 SMOOTHING_MM = 1.5
-HISTOGRAM_BINS = 32
-SAMPLED_FRACTION = 0.1
+"""Blurs what an affine transform cannot align."""
+REGISTRATION_VOXEL_MM = 2.0
+"""Both images are brought to cubes of this edge, whatever the thickness of the slices."""
+SCHEDULE = Schedule(
+    shrink_factors=(3, 1), smoothing=(4.0, 1.5), sampled_fraction=0.3, shortest_step=1e-2, iterations=100
+)
 
 
 def tissue_priors(t1: Array, brain: Mask, affine: NDArray[np.float64]) -> Array:
     """Priors [3, X, Y, Z] of CSF, grey and white matter on the grid of ``t1``, smoothed by 1.5 mm.
 
-    The template's T1 is registered to ``t1`` by an affine transform (SimpleITK, mutual information). CSF is
-    what of the brain is neither grey nor white matter.
+    The template's T1 is registered to ``t1`` by an affine transform (mutual information). CSF is what is
+    neither grey nor white matter, outside of the template's brain, too. Deterministic.
 
     Args:
-        t1: [X, Y, Z], brain-extracted.
-        brain: the voxels of the brain.
+        t1: [X, Y, Z].
+        brain: its brain; the template shows nothing else.
         affine: of ``t1``, from voxels to mm (RAS).
     """
     import SimpleITK as sitk  # noqa: N813
-    from nilearn import datasets
 
-    fixed = _image(np.where(brain, t1, 0), affine)
-    template = datasets.load_mni152_template(resolution=1)
-    with _one_thread():
-        transform = _register(fixed, _image(template.get_fdata(dtype=np.float32), template.affine))
-    maps = []
-    for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template):
-        tissue = load(resolution=1)
-        warped = sitk.Resample(_image(tissue.get_fdata(dtype=np.float32), tissue.affine), fixed, transform)
-        maps.append(sitk.GetArrayFromImage(warped).T)
-    sigmas = SMOOTHING_MM / np.linalg.norm(affine[:3, :3], axis=0)
-    grey, white = (ndimage.gaussian_filter(tissue, sigmas) for tissue in maps)
+    template, maps = _template()
+    fixed = to_sitk(np.where(brain, t1, 0).astype(np.float32), affine)
+    transform = register_affinely(_on_cubes(fixed), _on_cubes(template), SCHEDULE)
+    grey, white = (sitk.GetArrayFromImage(sitk.Resample(tissue, fixed, transform)).T for tissue in maps)
     return np.stack([np.clip(1 - grey - white, 0, 1), grey, white]).astype(np.float32)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Several threads of ITK add up in an order of their own, and growth tells the last bits apart."""
+@lru_cache(maxsize=1)
+def _template() -> tuple[sitk.Image, tuple[sitk.Image, ...]]:
+    """T1 of the template, and its maps of grey and white matter, smoothed."""
+    from nilearn import datasets
+
+    t1 = datasets.load_mni152_template(resolution=1)
+    maps = []
+    for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template):
+        tissue = load(resolution=1).get_fdata(dtype=np.float32)  # 1 mm: voxels are mm
+        maps.append(to_sitk(ndimage.gaussian_filter(tissue, SMOOTHING_MM), t1.affine))
+    return to_sitk(t1.get_fdata(dtype=np.float32), t1.affine), tuple(maps)
+
+
+def _on_cubes(image: sitk.Image) -> sitk.Image:
     import SimpleITK as sitk  # noqa: N813
 
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-
-
-def _image(values: Array, affine: NDArray[np.float64]) -> sitk.Image:
-    """[X, Y, Z] with its affine as an image of ITK, whose coordinates are LPS."""
-    import SimpleITK as sitk  # noqa: N813
-
-    to_lps = np.diag([-1.0, -1.0, 1.0])
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T, dtype=np.float32))
-    image.SetSpacing(sizes.tolist())
-    image.SetDirection((to_lps @ affine[:3, :3] / sizes).ravel().tolist())
-    image.SetOrigin((to_lps @ affine[:3, 3]).tolist())
-    return image
-
-
-def _register(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
-    import SimpleITK as sitk  # noqa: N813
-
-    start = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
+    extent = np.multiply(image.GetSize(), image.GetSpacing())
+    size = [int(count) for count in np.ceil(extent / REGISTRATION_VOXEL_MM)]
+    edges = (REGISTRATION_VOXEL_MM,) * 3
+    return sitk.Resample(
+        image, size, sitk.Transform(), sitk.sitkLinear, image.GetOrigin(), edges, image.GetDirection()
     )
-    registration = sitk.ImageRegistrationMethod()
-    registration.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
-    registration.SetMetricSamplingStrategy(registration.RANDOM)
-    registration.SetMetricSamplingPercentage(SAMPLED_FRACTION, 1)  # the seed; 0 would be the clock
-    registration.SetInterpolator(sitk.sitkLinear)
-    registration.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=1.0, minStep=1e-3, numberOfIterations=200, relaxationFactor=0.7
-    )
-    registration.SetOptimizerScalesFromPhysicalShift()
-    registration.SetShrinkFactorsPerLevel((4, 2))
-    registration.SetSmoothingSigmasPerLevel((2.0, 1.0))  # mm
-    registration.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    registration.SetInitialTransform(start, inPlace=False)
-    return registration.Execute(fixed, moving)

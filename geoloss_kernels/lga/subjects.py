@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-
-import numpy as np
-from nibabel import orientations
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from geoloss_kernels.lga.belief import Belief, belief_map
 from geoloss_kernels.lga.growth import GrowthOptions, grow_lesions
-from geoloss_kernels.lga.tissue import WHITE, Array, Mask, segment_tissue
+from geoloss_kernels.lga.priors import tissue_priors
+from geoloss_kernels.lga.tissue import WHITE, Array, segment_tissue
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.subjects import Subject
-from geoloss_kernels.training.volumes import Grid, load_images
+from geoloss_kernels.training.volumes import Grid, bounding_box, load_images
 
 MODALITIES = ("t1", "flair")
 PACKAGES = ("nilearn", "SimpleITK")
@@ -51,39 +47,27 @@ def prepare(subject: Subject) -> Preparation:
     brain = (t1 > 0) & (flair > 0)
     if not brain.any():
         raise InputError(f"{subject.images['flair']}: expected a brain, voxels above 0 that T1 has, too")
-    grid = _cropped(whole, brain)
-    box = grid.crop
+    box = bounding_box(brain)
+    grid = replace(whole, crop=box)
     t1, flair, brain = t1[box], flair[box], brain[box]
-    priors = _priors(t1, brain, grid)
+    priors = tissue_priors(t1, brain, grid.volume_affine)
     tissue = segment_tissue(t1, brain, priors)
     return Preparation(belief_map(t1, flair, brain, tissue, priors[WHITE] * brain), grid)
 
 
-def grow(preparation: Preparation, kappa: float = 0.3) -> Array:
-    """The lesion probability on the grid of the subject's files: 1 to 2 s at 1 mm."""
+def grow(preparation: Preparation, kappa: float = GrowthOptions.kappa) -> Array:
+    """The lesion probability on the grid of the subject's files: 1 to 2 s at 1 mm.
+
+    Args:
+        preparation: from `prepare`, for any number of kappas.
+        kappa: see `GrowthOptions`.
+
+    Raises:
+        ValueError: ``kappa`` is negative or not finite.
+    """
     return preparation.grid.to_file(grow_lesions(preparation.belief, GrowthOptions(kappa)))
 
 
-def segment(subject: Subject, kappa: float = 0.3) -> Array:
+def segment(subject: Subject, kappa: float = GrowthOptions.kappa) -> Array:
     """`prepare` and `grow` in one."""
     return grow(prepare(subject), kappa)
-
-
-def _cropped(grid: Grid, brain: Mask) -> Grid:
-    (box,) = ndimage.find_objects(brain.astype(np.uint8))
-    return Grid(grid.shape, grid.affine, box, grid.space_code)
-
-
-def _priors(t1: Array, brain: Mask, grid: Grid) -> Array:
-    from geoloss_kernels.lga.priors import tissue_priors
-
-    return tissue_priors(t1, brain, _affine_of_box(grid))
-
-
-def _affine_of_box(grid: Grid) -> NDArray[np.float64]:
-    """From voxels of the RAS-ordered, cropped volume to mm."""
-    to_canonical = orientations.inv_ornt_aff(orientations.io_orientation(grid.affine), grid.shape)
-    affine: NDArray[np.float64] = grid.affine @ to_canonical
-    start = [axis.start or 0 for axis in grid.crop]
-    affine[:3, 3] += affine[:3, :3] @ start
-    return affine

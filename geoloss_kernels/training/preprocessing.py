@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.files import replacing, write_text
+from geoloss_kernels.training.registration import Schedule, improve
 from geoloss_kernels.training.subjects import Subject, format_table
 
 if TYPE_CHECKING:
@@ -22,13 +23,7 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 
-HISTOGRAM_BINS = 32
-SAMPLED_FRACTION = 0.2
-SHORTEST_STEP = 1e-3
-"""mm"""
-SHRINK_FACTORS = (4, 2, 1)
-SMOOTHING_SIGMAS = (2.0, 1.0, 0.0)
-"""mm"""
+SCHEDULE = Schedule(shrink_factors=(4, 2, 1), smoothing=(2.0, 1.0, 0.0), sampled_fraction=0.2)
 N4_SHRINK_FACTOR = 4
 
 
@@ -76,24 +71,7 @@ def register_rigidly(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> si
 
     middle = fixed.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in fixed.GetSize()])
     transform = sitk.Euler3DTransform(middle)
-    registration = sitk.ImageRegistrationMethod()
-    registration.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
-    registration.SetMetricSamplingStrategy(registration.RANDOM)
-    registration.SetMetricSamplingPercentage(SAMPLED_FRACTION, seed + 1)  # 0 would be the clock
-    registration.SetInterpolator(sitk.sitkLinear)
-    registration.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=1.0,
-        minStep=SHORTEST_STEP,
-        numberOfIterations=300,
-        relaxationFactor=0.7,
-        gradientMagnitudeTolerance=1e-6,
-    )
-    registration.SetOptimizerScalesFromPhysicalShift()
-    registration.SetShrinkFactorsPerLevel(SHRINK_FACTORS)
-    registration.SetSmoothingSigmasPerLevel(SMOOTHING_SIGMAS)
-    registration.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    registration.SetInitialTransform(transform, inPlace=True)
-    registration.Execute(fixed, moving)
+    improve(transform, fixed, moving, SCHEDULE, seed)
     return transform
 
 

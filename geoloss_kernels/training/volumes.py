@@ -14,6 +14,7 @@ import torch
 from nibabel import orientations
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from geoloss_kernels.training.errors import InputError, LesionLabelError
@@ -37,10 +38,16 @@ class Grid:
     """NIfTI code of the space the affine leads to (1 scanner, 4 MNI)."""
 
     @property
+    def volume_affine(self) -> NDArray[np.float64]:
+        """From voxels of the volume to mm (RAS)."""
+        canonical = self.affine @ orientations.inv_ornt_aff(self._to_canonical(), self.shape)
+        canonical[:3, 3] += canonical[:3, :3] @ [axis.start or 0 for axis in self.crop]
+        return canonical
+
+    @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel spacing in mm along the R, A and S axes of the volume."""
-        canonical = self.affine @ orientations.inv_ornt_aff(self._to_canonical(), self.shape)
-        x, y, z = np.linalg.norm(canonical[:3, :3], axis=0)
+        x, y, z = np.linalg.norm(self.volume_affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
     @property
@@ -106,7 +113,7 @@ def load_volume(
     for path, channel in zip((subject.images[m] for m in modalities), canonical, strict=True):
         if not channel.any():
             raise InputError(f"{path}: expected an image, got zeros only")
-    crop = _bounding_box((canonical != 0).any(axis=0))
+    crop = bounding_box((canonical != 0).any(axis=0))
     grid = replace(grid, crop=crop)
     image = torch.from_numpy(np.stack([_normalise(channel) for channel in canonical[(slice(None), *crop)]]))
     mask = None
@@ -224,13 +231,15 @@ def _require_same_grid(grid: Grid, path: Path, expected: Grid, expected_path: Pa
         raise InputError(f"{path}: affine differs by up to {difference:g} mm from that of {expected_path}")
 
 
-def _bounding_box(foreground: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    ranges = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        (occupied,) = np.nonzero(foreground.any(axis=others))
-        ranges.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return ranges[0], ranges[1], ranges[2]
+def bounding_box(foreground: NDArray[np.bool_], margin: int = 0) -> tuple[slice, slice, slice]:
+    """The box of the voxels [X, Y, Z] that are True, wider by ``margin`` voxels where the volume reaches that
+    far; there has to be one."""
+    (found,) = ndimage.find_objects(foreground.astype(np.uint8))
+    x, y, z = (
+        slice(max(axis.start - margin, 0), min(axis.stop + margin, size))
+        for axis, size in zip(found, foreground.shape, strict=True)
+    )
+    return x, y, z
 
 
 def _normalise(channel: NDArray[np.float32]) -> NDArray[np.float32]:

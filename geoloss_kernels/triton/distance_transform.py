@@ -73,7 +73,7 @@ def has_both_classes(
     not_in_background = False
     not_in_foreground = False
     for first in range(0, lines.length, POSITIONS):
-        i = first + tl.arange(0, POSITIONS)[:, None]
+        i = (first + tl.arange(0, POSITIONS)[:, None]).to(tl.int64)
         inside = on_line & (i < lines.length)
         square = square_at(source, start + i * lines.stride, inside, OF_MASK, REAL)
         highest = tl.max(tl.where(inside, square, float("-inf")))
@@ -121,7 +121,7 @@ def distance_transform_kernel(
 ):
     program = tl.program_id(0)
     line = (program // parts).to(tl.int64) * LINES + tl.arange(0, LINES)[None, :]
-    i = program % parts * POSITIONS + tl.arange(0, POSITIONS)[:, None]
+    i = (program % parts).to(tl.int64) * POSITIONS + tl.arange(0, POSITIONS)[:, None]
     on_line = line < lines.count
     start = line // lines.stride * lines.stride * lines.length + line % lines.stride
     at = start + i * lines.stride
@@ -133,7 +133,7 @@ def distance_transform_kernel(
     size = number(lines.size, REAL)
 
     best = tl.where(wanted, own * sign, 0)
-    offset = tl.zeros_like(i + on_line.to(tl.int32))
+    offset = tl.zeros((POSITIONS, LINES), tl.int32)
     d = 1
     more = has_both_classes(source.square, start, on_line, lines, FIRST, POSITIONS, REAL)
     more = more & (tl.max(best) > size * size)

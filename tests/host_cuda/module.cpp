@@ -46,6 +46,18 @@ Activation activation_of(const std::string& name) {
   return name == "sigmoid" ? Activation::kSigmoid : Activation::kSoftmax;
 }
 
+// N, C, D, H, W of [N, C, *spatial]; how many axes are spatial.
+template <class Params>
+int64_t set_shape(Params& p, const py::array& array) {
+  const int64_t spatial = array.ndim() - 2;
+  p.N = array.shape(0);
+  p.C = array.shape(1);
+  p.D = spatial == 3 ? array.shape(2) : 1;
+  p.H = array.shape(spatial);
+  p.W = array.shape(spatial + 1);
+  return spatial;
+}
+
 // The arguments of geo_sums, as checks.h reads them.
 struct Arguments {
   GeoSumsParams params{};
@@ -57,13 +69,7 @@ struct Arguments {
             std::optional<int64_t> ignore_index, bool include_background)
       : terms(std::move(terms_)) {
     GeoSumsParams& p = params;
-    const py::array& shape = input.first;
-    const int64_t spatial = shape.ndim() - 2;
-    p.N = shape.shape(0);
-    p.C = shape.shape(1);
-    p.D = spatial == 3 ? shape.shape(2) : 1;
-    p.H = shape.shape(spatial);
-    p.W = shape.shape(spatial + 1);
+    const int64_t spatial = set_shape(p, input.first);
     p.input = view_of(input);
     p.target = view_of(target);
     p.label_map = p.C > 1 && target.first.shape(1) == 1;
@@ -156,13 +162,7 @@ template <class Out>
 void distance_transform(const Tensor& mask, const std::vector<double>& spacing, const std::string& side,
                         double without_boundary, Array<Out> distance, std::optional<Array<int64_t>> nearest) {
   DistanceParams p{};
-  const py::array& shape = mask.first;
-  const int64_t spatial = shape.ndim() - 2;
-  p.N = shape.shape(0);
-  p.C = shape.shape(1);
-  p.D = spatial == 3 ? shape.shape(2) : 1;
-  p.H = shape.shape(spatial);
-  p.W = shape.shape(spatial + 1);
+  const int64_t spatial = set_shape(p, mask.first);
   p.mask = view_of(mask);
   p.spacing[0] = spacing[0];
   std::copy(spacing.begin(), spacing.end(), p.spacing + 3 - spatial);

@@ -1,5 +1,7 @@
-// Argument checks of distance_transform, and the way from its arguments to plain data.
+// distance_transform around a backend's passes: argument checks, the way to plain data, and the results.
 #pragma once
+
+#include <tuple>
 
 #include "checks.h"
 #include "distance_transform.h"
@@ -40,6 +42,30 @@ inline DistanceParams distance_params(const Tensor& mask, const std::vector<doub
   p.without_boundary = without_boundary;
   p.fp64 = dtype == ScalarType::Double;
   return p;
+}
+
+// passes(params): a backend's. Called unless there are no voxels.
+template <class Passes>
+Tensor distance_transform_by(Passes passes, const Tensor& mask, const std::vector<double>& spacing,
+                             const std::string& side, double without_boundary, ScalarType dtype) {
+  DistanceParams params = distance_params(mask, spacing, side, without_boundary, dtype);
+  const Tensor distance = torch::stable::new_empty(mask, mask.sizes(), dtype);
+  params.distance = distance.mutable_data_ptr();
+  if (mask.numel() > 0) passes(params);
+  return distance;
+}
+
+template <class Passes>
+std::tuple<Tensor, Tensor> distance_transform_with_indices_by(Passes passes, const Tensor& mask,
+                                                              const std::vector<double>& spacing,
+                                                              const std::string& side,
+                                                              double without_boundary, ScalarType dtype) {
+  const Tensor indices = torch::stable::new_empty(mask, mask.sizes(), ScalarType::Long);
+  const auto passes_with_indices = [&](DistanceParams params) {
+    params.nearest = indices.mutable_data_ptr<int64_t>();
+    passes(params);
+  };
+  return {distance_transform_by(passes_with_indices, mask, spacing, side, without_boundary, dtype), indices};
 }
 
 }  // namespace geoloss
