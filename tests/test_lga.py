@@ -60,6 +60,16 @@ def test_tissue_follows_intensity_where_priors_say_nothing():
     assert (tissue.argmax(axis=0) == classes)[brain].mean() > 0.99
 
 
+def test_neighbours_outvote_noise():
+    classes = np.repeat(np.arange(3), 4)[:, None, None] * np.ones(SHAPE, int)
+    t1 = np.array([20.0, 60.0, 100.0])[classes] + np.random.default_rng(0).normal(0, 16, SHAPE)
+    alone = np.abs(t1[..., None] - [20.0, 60.0, 100.0]).argmin(axis=-1) != classes
+    vague = np.stack([0.3 + 0.01 * (classes == k) for k in range(3)]).astype(np.float32)
+    tissue = segment_tissue(t1.astype(np.float32), np.ones(SHAPE, bool), vague)
+    assert np.count_nonzero(alone) > 100
+    assert np.count_nonzero(tissue.argmax(axis=0) != classes) < np.count_nonzero(alone)
+
+
 @pytest.mark.parametrize(("degrees", "shear", "scale"), [(0, 0, 1), (-12, 0.05, 1.08), (15, 0, 0.95)])
 def test_priors_follow_a_head_that_is_turned_and_stretched(degrees, shear, scale):
     """The template's own T1 and white matter, moved together."""
@@ -104,8 +114,9 @@ def test_csf_that_flair_shows_bright_is_grown_among_bright_grey_matter():
     tissue[GREY] = 0.9
     tissue[GREY, 0, 0, 7] = 0.6
     tissue[:, 0, 0, 1] = (1, 0, 0)
-    flair = np.full((1, 1, 50), 10, np.float32)
-    flair[..., 1:3] = 30  # CSF, and the one voxel of grey matter beyond the 95th percentile
+    flair = (14.9 - 0.1 * np.arange(50, dtype=np.float32)).reshape(1, 1, 50)
+    flair[..., 40:46] = 20  # the 95th percentile of grey matter lies here, out of reach
+    flair[..., 1:3] = 30  # CSF, and the one voxel of grey matter beyond
     t1 = np.linspace(1, 2, 50, dtype=np.float32).reshape(1, 1, 50)
     labels = partial_volume_labels(t1, flair, np.ones(t1.shape, bool), tissue).ravel()
     assert np.flatnonzero(labels == np.float32(2.4)).tolist() == [1, 2]

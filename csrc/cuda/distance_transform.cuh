@@ -175,7 +175,7 @@ struct Nearest {
 };
 
 // The envelope at voxel i. Beyond its ends a line repeats its last voxel, which comes too late to matter. Of
-// voxels that are equally near the one with the least offset counts, and of a pair the one before i.
+// voxels that are equally near one with the least offset counts.
 template <class T, bool kOffset>
 GEOLOSS_DEVICE Nearest<T> envelope_at(const T* line, const Lines& lines, int32_t i) {
   const int64_t stride = lines.stride;
@@ -193,8 +193,7 @@ GEOLOSS_DEVICE Nearest<T> envelope_at(const T* line, const Lines& lines, int32_t
       // A voxel of the other class is a distance of 0 away from itself, however far its sign says.
       const T candidate = max(min(before, after), T(0)) + distance * distance;
       if constexpr (kOffset) {
-        const bool is_after = after < before && before > 0;
-        best.offset = candidate < best.square ? (is_after ? d : -d) : best.offset;
+        best.offset = candidate < best.square ? (after < before ? d : -d) : best.offset;
       }
       best.square = min(candidate, best.square);
     }

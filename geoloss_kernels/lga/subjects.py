@@ -56,7 +56,7 @@ def prepare(subject: Subject) -> Preparation:
 
 
 def grow(preparation: Preparation, kappa: float = GrowthOptions.kappa) -> Array:
-    """The lesion probability on the grid of the subject's files: 1 to 2 s at 1 mm.
+    """The lesion probability on the grid of the subject's files: up to 3 s at 1 mm.
 
     Args:
         preparation: from `prepare`, for any number of kappas.

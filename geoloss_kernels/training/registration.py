@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,11 +40,10 @@ class Schedule:
 
 def improve(
     transform: sitk.Transform, fixed: sitk.Image, moving: sitk.Image, schedule: Schedule, seed: int = 0
-) -> float:
+) -> None:
     """Improve ``transform``, from points of ``fixed`` to the same anatomy in ``moving``, in place.
 
-    Gradient descent with regular steps. The same from run to run, bit for bit. Returns the metric at the end;
-    less is better.
+    Gradient descent with regular steps. The same from run to run, bit for bit.
 
     Args:
         transform: where to start; rigid or affine.
@@ -76,39 +75,22 @@ def improve(
     registration.SetInitialTransform(transform, inPlace=True)
     with _one_thread():
         registration.Execute(fixed, moving)
-    return float(registration.GetMetricValue())
 
 
 def register_affinely(fixed: sitk.Image, moving: sitk.Image, schedule: Schedule) -> sitk.AffineTransform:
     """The affine transform from points of ``fixed`` to the same anatomy in ``moving``, in mm.
 
-    From centres of mass that coincide, in two ways, of which the one with the better metric counts: at once,
-    and after a rigid transform at the coarsest resolution. The first goes astray where a head is turned by
-    12°, the second now and then where it is not.
+    It starts from centres of mass that coincide. Deterministic.
     """
     import SimpleITK as sitk  # noqa: N813
 
-    rigid = sitk.Euler3DTransform(
+    transform = sitk.AffineTransform(
         sitk.CenteredTransformInitializer(
-            fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+            fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
         )
     )
-    at_once = _as_affine(rigid)
-    coarsest = replace(schedule, shrink_factors=schedule.shrink_factors[:1], smoothing=schedule.smoothing[:1])
-    improve(rigid, fixed, moving, coarsest)
-    candidates = (at_once, _as_affine(rigid))
-    metrics = [improve(candidate, fixed, moving, schedule) for candidate in candidates]
-    return candidates[int(np.argmin(metrics))]
-
-
-def _as_affine(rigid: sitk.Euler3DTransform) -> sitk.AffineTransform:
-    import SimpleITK as sitk  # noqa: N813
-
-    affine = sitk.AffineTransform(3)
-    affine.SetCenter(rigid.GetCenter())
-    affine.SetMatrix(rigid.GetMatrix())
-    affine.SetTranslation(rigid.GetTranslation())
-    return affine
+    improve(transform, fixed, moving, schedule)
+    return transform
 
 
 def to_sitk(values: NDArray[np.float32], affine: NDArray[np.float64]) -> sitk.Image:

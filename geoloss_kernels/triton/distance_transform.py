@@ -147,9 +147,8 @@ def distance_transform_kernel(
             # A voxel of the other class is a distance of 0 away from itself, however far its sign says.
             step = size * d * (size * d)
             candidate = tl.maximum(tl.minimum(before, after), 0) + step
-            is_after = (after < before) & (before > 0)
             nearer = candidate < best
-            offset = tl.where(nearer, tl.where(is_after, d, -d), offset)
+            offset = tl.where(nearer, tl.where(after < before, d, -d), offset)
             best = tl.where(nearer, candidate, best)
             d += 1
         more = (d < lines.length) & (tl.max(best) > size * d * (size * d))
