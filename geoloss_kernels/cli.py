@@ -1,4 +1,4 @@
-"""The ``geoloss`` command: scan, preprocess, train, predict, evaluate and demo.
+"""The ``geoloss`` command: scan, preprocess, train, predict, evaluate, make-dataset and demo.
 
 A user error is one line ``geoloss: error: ...`` on standard error and exit code 2.
 """
@@ -71,6 +71,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser.set_defaults(lesion_label_option="--lesion-label VALUE")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands, arguments)
+    _add_make_dataset(commands)
     _add_scan(commands)
     _add_preprocess(commands)
     _add_train(commands)
@@ -88,6 +89,35 @@ def _add_demo(commands: Commands, arguments: Sequence[str]) -> None:
 
         command.add_arguments(parser)
         parser.set_defaults(handler=command.run)
+
+
+def _add_make_dataset(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "make-dataset",
+        help="make subjects like the paper's, with training, validation and test splits",
+        description="Makes T1, T2, FLAIR and lesion masks in nnU-Net's layout. Repeated after an "
+        "interruption, it goes on where it was.",
+    )
+    parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="new folder, or one begun")
+    parser.add_argument(
+        "--like",
+        required=True,
+        metavar="ge30|si170",
+        help="0.7 x 0.7 x 3 mm, 30 subjects | 1 mm, 170 subjects",
+    )
+    parser.add_argument("--subjects", type=int, metavar="N", help="default: as many as the paper has")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes; the result does not depend on it")
+    parser.add_argument(
+        "--voxel-scale",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="coarser voxels, 1 to 4 times as wide",
+    )
+    parser.add_argument("--anatomies", type=Path, metavar="DIR", help="label maps with FreeSurfer's numbers")
+    parser.add_argument("--lesion-masks", type=Path, metavar="DIR", help="lesion masks in the MNI space")
+    parser.set_defaults(handler=_make_dataset)
 
 
 def _add_scan(commands: Commands) -> None:
@@ -213,6 +243,21 @@ def _file(argument: str) -> Path:
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"no such file: {path}")
     return path
+
+
+def _make_dataset(options: argparse.Namespace) -> None:
+    from geoloss_kernels.datasets import DatasetRecipe, make_dataset
+
+    recipe = DatasetRecipe(
+        options.like,
+        options.subjects,
+        options.seed,
+        options.voxel_scale,
+        options.anatomies,
+        options.lesion_masks,
+    )
+    subjects = make_dataset(options.out, recipe, workers=options.workers)
+    print(f"finished: {options.out}, {len(subjects)} subjects")
 
 
 def _scan(options: argparse.Namespace) -> None:

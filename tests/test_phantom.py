@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from geoloss_kernels.demo.anatomy import make_anatomy
-from geoloss_kernels.demo.fields import smooth_noise
-from geoloss_kernels.demo.lesions import MINIMUM_VOXELS, make_lesions, make_mimics
-from geoloss_kernels.demo.phantom import MODALITIES, Phantom, make_phantom, write_phantoms
+from geoloss_kernels.datasets.anatomy import make_anatomy
+from geoloss_kernels.datasets.fields import smooth_noise
+from geoloss_kernels.datasets.lesions import MINIMUM_VOXELS, make_lesions, make_mimics
+from geoloss_kernels.datasets.scans import MODALITIES, Scan
+from geoloss_kernels.demo.phantom import DIFFICULTY, make_phantom, write_phantoms
 
 ANY_CONNECTION = np.ones((3, 3, 3))
 
 
 @pytest.fixture(scope="module")
-def phantoms() -> list[Phantom]:
+def phantoms() -> list[Scan]:
     return [make_phantom(seed=0, index=index) for index in range(4)]
 
 
@@ -69,7 +70,7 @@ def test_no_lesion_is_smaller_than_the_minimum(phantoms):
 def test_lesions_lie_in_the_white_matter_inside_the_brain():
     generator = np.random.default_rng(3)
     anatomy = make_anatomy(2.0, generator)
-    lesions = make_lesions(anatomy, generator)
+    lesions = make_lesions(anatomy, DIFFICULTY, generator)
     assert not (lesions.mask & ~anatomy.brain).any()
     assert lesions.severity.min() >= 0
     assert lesions.severity.max() <= 1
@@ -79,7 +80,7 @@ def test_lesions_lie_in_the_white_matter_inside_the_brain():
 def test_the_reference_is_near_the_lesions_but_not_exact():
     generator = np.random.default_rng(4)
     anatomy = make_anatomy(1.5, generator)
-    lesions = make_lesions(anatomy, generator)
+    lesions = make_lesions(anatomy, DIFFICULTY, generator)
     visible = lesions.severity > 0.4
     dice = 2 * (visible & lesions.mask).sum() / (visible.sum() + lesions.mask.sum())
     assert 0.7 < dice < 0.97

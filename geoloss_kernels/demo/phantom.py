@@ -10,47 +10,37 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
-from numpy.typing import NDArray
 
-from geoloss_kernels.demo.anatomy import Anatomy, make_anatomy
-from geoloss_kernels.demo.fields import Volume, smooth_noise
-from geoloss_kernels.demo.lesions import Lesions, make_lesions, make_mimics
+from geoloss_kernels.datasets.anatomy import make_anatomy
+from geoloss_kernels.datasets.difficulty import Difficulty
+from geoloss_kernels.datasets.lesions import make_lesions
+from geoloss_kernels.datasets.scans import (
+    MODALITIES,
+    Acquisition,
+    Scan,
+    make_scan,
+    write_image,
+    write_mask,
+)
 from geoloss_kernels.training.files import replacing
 
-MODALITIES = ("t1", "t2", "flair")
-INTENSITY_SCALE = 1000.0
+DIFFICULTY = Difficulty(
+    lesion_t1=0.62,
+    lesion_t2=0.66,
+    lesion_flair=0.82,
+    mimic_flair=0.80,
+    severity=(0.55, 1.0),
+    reference_tremor=0.35,
+    reference_bias=0.15,
+    blur=0.0,
+)
+"""Easy enough for a few hundred steps of training."""
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """Intensities in one modality: (CSF, grey matter, white matter, lesion), and what mimics lesions."""
-
-    tissues: tuple[float, float, float, float]
-    mimic: float | None = None
-
-
-CONTRASTS = {
-    "t1": Contrast((0.16, 0.58, 0.86, 0.62)),
-    "t2": Contrast((1.00, 0.56, 0.42, 0.66)),
-    "flair": Contrast((0.13, 0.60, 0.50, 0.82), mimic=0.80),
-}
-
-
-@dataclass(frozen=True)
-class Phantom:
-    """One subject: images and mask [X, Y, Z] on one grid in RAS+ orientation."""
-
-    images: dict[str, Volume]
-    mask: NDArray[np.bool_]
-    affine: NDArray[np.float64]
-
-
-def make_phantom(seed: int, index: int, voxel_size: float = 1.5) -> Phantom:
+def make_phantom(seed: int, index: int, voxel_size: float = 1.5) -> Scan:
     """Makes one subject; the same arguments give the same voxels, bit for bit.
 
     Args:
@@ -67,10 +57,8 @@ def make_phantom(seed: int, index: int, voxel_size: float = 1.5) -> Phantom:
         raise ValueError(f"voxel_size must be between 1 and 4 mm, got {voxel_size}")
     generator = np.random.default_rng([seed, index])
     anatomy = make_anatomy(voxel_size, generator)
-    lesions = make_lesions(anatomy, generator)
-    mimics = make_mimics(anatomy, generator)
-    images = {name: _render(CONTRASTS[name], anatomy, lesions, mimics, generator) for name in MODALITIES}
-    return Phantom(images, lesions.mask, anatomy.affine)
+    lesions = make_lesions(anatomy, DIFFICULTY, generator)
+    return make_scan(anatomy, lesions, DIFFICULTY, Acquisition(), generator)
 
 
 def write_phantoms(
@@ -103,36 +91,10 @@ def write_phantoms(
     return _write_table(directory / "subjects.csv", rows)
 
 
-def _render(
-    contrast: Contrast, anatomy: Anatomy, lesions: Lesions, mimics: Volume, generator: np.random.Generator
-) -> Volume:
-    """One image: tissues mixed by their share of a voxel, coil bias, Rician noise; 0 outside the brain."""
-    shape, voxel_size = anatomy.white.shape, anatomy.voxel_size
-    csf, grey, white, lesion = generator.uniform(0.94, 1.06, size=4) * contrast.tissues
-    image = csf * anatomy.csf + grey * anatomy.grey + white * anatomy.white
-    if contrast.mimic is not None:
-        image += mimics * np.maximum(contrast.mimic - image, 0)
-    texture = 1 + 0.1 * smooth_noise(shape, 3 / voxel_size, generator)
-    image += lesions.severity * (lesion * texture - image)
-    image *= np.exp(0.12 * smooth_noise(shape, 45 / voxel_size, generator))
-    real, imaginary = 0.03 * generator.standard_normal((2, *shape), dtype=np.float32)
-    return (np.hypot(image + real, imaginary) * anatomy.brain).astype(np.float32)
-
-
-def _write_subject(folder: Path, phantom: Phantom) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, image in phantom.images.items():
-        # At least 1 inside the brain, so that 0 means background.
-        stored = np.where(image > 0, np.maximum(np.round(INTENSITY_SCALE * image), 1), 0).astype(np.int16)
-        _write_nifti(folder / f"{name}.nii.gz", stored, phantom.affine)
-    _write_nifti(folder / "mask.nii.gz", phantom.mask.astype(np.uint8), phantom.affine)
-
-
-def _write_nifti(path: Path, data: NDArray[np.generic], affine: NDArray[np.float64]) -> None:
-    image = nibabel.Nifti1Image(data, affine)
-    image.header.set_xyzt_units("mm")
-    with replacing(path) as temporary:
-        nibabel.save(image, temporary)
+def _write_subject(folder: Path, phantom: Scan) -> None:
+    for modality, image in phantom.images.items():
+        write_image(folder / f"{modality}.nii.gz", image, phantom.affine)
+    write_mask(folder / "mask.nii.gz", phantom.mask, phantom.affine)
 
 
 def _write_table(path: Path, rows: list[dict[str, str]]) -> Path:

@@ -1,4 +1,7 @@
-"""Brains that differ from subject to subject: random deformations of the MNI152 tissue maps of nilearn."""
+"""Brains that differ from subject to subject: random deformations of the MNI152 tissue maps of nilearn.
+
+`label_maps` makes them of other people's label maps, with the pieces found here.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from geoloss_kernels.demo.fields import Volume, smooth_noise
+from geoloss_kernels.datasets.fields import Volume, smooth_noise
 
 # Box of the MNI space, in mm, that holds every deformed brain: (left, posterior, inferior), (right, ...).
 FIELD_OF_VIEW = np.array([[-80.0, -116.0, -72.0], [80.0, 84.0, 90.0]])
@@ -73,26 +76,28 @@ def make_anatomy(voxel_size: float, generator: np.random.Generator) -> Anatomy:
         voxel_size: Edge of the cubic voxels in mm.
         generator: Source of randomness.
     """
-    affine, shape = _grid(voxel_size)
-    tissue_maps, distance_maps = _template()
-    points = _deformed_points(shape, affine, generator)
-    grey, white, csf = tissue_maps.at(points)
-    ventricle_distance, surface_depth = distance_maps.at(points)
+    affine, shape = grid_over(FIELD_OF_VIEW, voxel_size)
+    tissue_template, distance_template = template()
+    points = deformed_points(shape, affine, generator)
+    grey, white, csf = tissue_template.at(points)
+    ventricle_distance, surface_depth = distance_template.at(points)
     tissues = _sharpen(_fold_cortex(np.stack([csf, grey, white]), surface_depth, voxel_size, generator))
     tissues *= surface_depth > 0
     return Anatomy(tissues[0], tissues[1], tissues[2], ventricle_distance, surface_depth, affine)
 
 
-def _grid(voxel_size: float) -> tuple[NDArray[np.float64], tuple[int, ...]]:
-    """Affine (voxel to mm) and size of the grid that covers the field of view."""
+def grid_over(
+    box: NDArray[np.float64], voxel_size: float
+) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    """Affine (voxel to mm) and size of the grid that covers a box [2, 3] in mm: first corner, last corner."""
     affine = np.diag([voxel_size, voxel_size, voxel_size, 1.0])
-    affine[:3, 3] = FIELD_OF_VIEW[0]
-    extent = FIELD_OF_VIEW[1] - FIELD_OF_VIEW[0]
-    return affine, tuple(int(size) for size in np.ceil(extent / voxel_size))
+    affine[:3, 3] = box[0]
+    x, y, z = (int(size) for size in np.ceil((box[1] - box[0]) / voxel_size))
+    return affine, (x, y, z)
 
 
 @lru_cache(maxsize=1)
-def _template() -> tuple[Maps, Maps]:
+def template() -> tuple[Maps, Maps]:
     """Grey matter, white matter and CSF at 1 mm; ventricle distance and surface depth at 2 mm.
 
     Distances are smooth, so half the resolution is enough.
@@ -105,11 +110,19 @@ def _template() -> tuple[Maps, Maps]:
     white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)
     csf = np.clip(brain - grey - white, 0, 1)
     ventricles = _lateral_ventricles(csf, image.affine)
-    distances = [
-        ndimage.distance_transform_edt(mask[::2, ::2, ::2], sampling=2.0) for mask in (~ventricles, brain)
-    ]
     origin = image.affine[:3, 3]
-    return Maps(np.stack([grey, white, csf]), origin, 1.0), Maps(np.stack(distances), origin, 2.0)
+    return Maps(np.stack([grey, white, csf]), origin, 1.0), distance_maps(ventricles, brain, origin, 1.0)
+
+
+def distance_maps(
+    ventricles: NDArray[np.bool_], brain: NDArray[np.bool_], origin: NDArray[np.float64], voxel_size: float
+) -> Maps:
+    """Ventricle distance and surface depth in mm, on every second voxel."""
+    distances = [
+        ndimage.distance_transform_edt(mask[::2, ::2, ::2], sampling=2 * voxel_size)
+        for mask in (~ventricles, brain)
+    ]
+    return Maps(np.stack(distances), origin, 2 * voxel_size)
 
 
 def _lateral_ventricles(csf: Volume, affine: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -122,18 +135,28 @@ def _lateral_ventricles(csf: Volume, affine: NDArray[np.float64]) -> NDArray[np.
     return ventricles
 
 
-def _deformed_points(
-    shape: tuple[int, ...], affine: NDArray[np.float64], generator: np.random.Generator
+def deformed_points(
+    shape: tuple[int, int, int],
+    affine: NDArray[np.float64],
+    generator: np.random.Generator,
+    strength: float = 1.0,
 ) -> NDArray[np.float32]:
-    """Template position [3, X, Y, Z] in mm of every voxel: scaled, then displaced smoothly at two scales."""
+    """Position [3, X, Y, Z] in mm of every voxel in the original: scaled, then displaced smoothly.
+
+    Args:
+        shape: Size of the grid in voxels.
+        affine: From voxels of the grid to mm.
+        generator: Source of randomness.
+        strength: 1 displaces by 3.5 mm over 25 mm and 1.5 mm over 8 mm (standard deviations).
+    """
     voxel_size = affine[0, 0]
     scales = generator.uniform(0.95, 1.05, size=3)
     points = np.empty((3, *shape), dtype=np.float32)
     for axis in range(3):
         position = (affine[axis, 3] + voxel_size * np.arange(shape[axis])) * scales[axis]
         points[axis] = np.expand_dims(position, [other for other in range(3) if other != axis])
-        points[axis] += 3.5 * smooth_noise(shape, 25 / voxel_size, generator)
-        points[axis] += 1.5 * smooth_noise(shape, 8 / voxel_size, generator)
+        points[axis] += strength * 3.5 * smooth_noise(shape, 25 / voxel_size, generator)
+        points[axis] += strength * 1.5 * smooth_noise(shape, 8 / voxel_size, generator)
     return points
 
 

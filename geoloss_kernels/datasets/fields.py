@@ -1,4 +1,4 @@
-"""Smooth random fields, the raw material of every variation between phantom subjects."""
+"""Smooth random fields, the raw material of every variation between made-up subjects."""
 
 from __future__ import annotations
 
@@ -28,5 +28,6 @@ def smooth_noise(shape: tuple[int, ...], sigma: float, generator: np.random.Gene
         field = torch.nn.functional.interpolate(
             field[None, None], size=shape, mode="trilinear", align_corners=True
         )[0, 0]
-    field = field[tuple(slice(size) for size in shape)]
-    return ((field - field.mean()) / field.std()).numpy()
+    # NumPy's sums, because torch's depend on the number of threads.
+    values = field[tuple(slice(size) for size in shape)].numpy()
+    return (values - values.mean()) / values.std()

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from geoloss_kernels.demo.anatomy import Anatomy
-from geoloss_kernels.demo.fields import Volume, smooth_noise
+from geoloss_kernels.datasets.anatomy import Anatomy
+from geoloss_kernels.datasets.difficulty import Difficulty
+from geoloss_kernels.datasets.fields import Volume, smooth_noise
 
 MINIMUM_VOXELS = 3
 TENTORIUM = -20.0  # mm along the foot-head axis of the MNI space: cerebellum and brainstem lie below
@@ -54,11 +55,12 @@ class Ellipsoid:
         return mean_radius * (1 + 0.22 * roughness - distance)
 
 
-def make_lesions(anatomy: Anatomy, generator: np.random.Generator) -> Lesions:
+def make_lesions(anatomy: Anatomy, difficulty: Difficulty, generator: np.random.Generator) -> Lesions:
     """Draws the lesions of one subject.
 
     Args:
         anatomy: The brain they lie in.
+        difficulty: Says how faint they are and how exact their reference is.
         generator: Source of randomness.
     """
     shape, voxel_size = anatomy.white.shape, anatomy.voxel_size
@@ -66,14 +68,35 @@ def make_lesions(anatomy: Anatomy, generator: np.random.Generator) -> Lesions:
     contrast = np.zeros(shape, dtype=np.float32)
     roughness = smooth_noise(shape, 2.5 / voxel_size, generator)
     for ellipsoid in _ellipsoids(anatomy, generator):
-        _draw(ellipsoid, generator.uniform(0.55, 1.0), voxel_size, roughness, depth, contrast)
+        _draw(ellipsoid, generator.uniform(*difficulty.severity), voxel_size, roughness, depth, contrast)
 
     susceptible = (anatomy.white > 0.25) & (anatomy.csf < 0.3)
+    return trace(depth, contrast, susceptible, voxel_size, difficulty, generator)
+
+
+def trace(
+    depth: Volume,
+    contrast: Volume,
+    susceptible: NDArray[np.bool_],
+    voxel_size: float,
+    difficulty: Difficulty,
+    generator: np.random.Generator,
+) -> Lesions:
+    """Lesions with soft edges, and the reference that a slightly unsteady hand draws of them.
+
+    Args:
+        depth: mm below the surface of the nearest lesion, negative outside.
+        contrast: Severity that the lesion there has deep inside.
+        susceptible: Voxels that can turn into lesion.
+        voxel_size: Edge of the cubic voxels in mm.
+        difficulty: Says how unsteady.
+        generator: Source of randomness.
+    """
     severity = contrast / (1 + np.exp(-np.clip(depth / EDGE_WIDTH, -30, 30))) * susceptible
-    tremor = 0.35 * voxel_size * smooth_noise(shape, 2.5 / voxel_size, generator)
-    bias = voxel_size * generator.uniform(-0.15, 0.15)
-    mask = (depth + tremor + bias > 0) & susceptible
-    return Lesions(severity.astype(np.float32), _drop_small(mask))
+    tremor = difficulty.reference_tremor * smooth_noise(depth.shape, 2.5 / voxel_size, generator)
+    bias = generator.uniform(-difficulty.reference_bias, difficulty.reference_bias)
+    mask = (depth + voxel_size * (tremor + bias) > 0) & susceptible
+    return Lesions(severity.astype(np.float32), drop_small(mask))
 
 
 def make_mimics(anatomy: Anatomy, generator: np.random.Generator) -> Volume:
@@ -161,7 +184,7 @@ def _draw(
     contrast[box][nearer] = contrast_of_lesion
 
 
-def _drop_small(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def drop_small(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Removes lesions (26-connected) of fewer than `MINIMUM_VOXELS` voxels."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     large = np.bincount(labels.ravel()) >= MINIMUM_VOXELS

@@ -1,0 +1,33 @@
+"""How hard the lesions of made-up subjects are to find and to outline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """Intensities are those of the images before the coil's bias: white matter has 0.86, 0.42 and 0.50.
+
+    Attributes:
+        lesion_t1: Intensity of the severest lesion in T1.
+        lesion_t2: The same in T2.
+        lesion_flair: The same in FLAIR.
+        mimic_flair: Intensity in FLAIR of structures that look like lesions and are none: septum, caps and
+            rim of the ventricles, choroid plexus, spots of the cortex, haze of the white matter.
+        severity: Lowest and highest severity of a lesion; at 0 it would be healthy tissue.
+        reference_tremor: Standard deviation in voxels by which the reference's outline wavers.
+        reference_bias: Largest distance in voxels by which a whole reference is too wide or too narrow.
+        blur: Standard deviation in mm of the scanner's point spread.
+        noise: Standard deviation of the noise in each channel of the coil.
+    """
+
+    lesion_t1: float = 0.68
+    lesion_t2: float = 0.60
+    lesion_flair: float = 0.73
+    mimic_flair: float = 0.75
+    severity: tuple[float, float] = (0.5, 1.0)
+    reference_tremor: float = 0.5
+    reference_bias: float = 0.25
+    blur: float = 0.6
+    noise: float = 0.03
