@@ -1,4 +1,4 @@
-"""The ``geoloss`` command: scan, preprocess, train, predict, evaluate, make-dataset and demo.
+"""The ``geoloss`` command: scan, preprocess, train, predict, evaluate, make-dataset, reproduce and demo.
 
 A user error is one line ``geoloss: error: ...`` on standard error and exit code 2.
 """
@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         return _fail(_message(error, options))
     except KeyboardInterrupt:
-        print("geoloss: interrupted (train --resume RUN continues a run)", file=sys.stderr)
+        print(
+            "geoloss: interrupted (train --resume RUN continues a run, reproduce --out DIR a study)",
+            file=sys.stderr,
+        )
         return EXIT_INTERRUPTED
 
 
@@ -62,7 +65,7 @@ def _version_parser() -> argparse.ArgumentParser:
 
 
 def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The parser; the demo's own options are there when ``arguments`` start with ``demo``."""
+    """The parser; the options of demo and reproduce are there when ``arguments`` start with that."""
     parser = _Parser(
         prog="geoloss",
         description="Multiple sclerosis lesion segmentation with geometric losses.",
@@ -71,6 +74,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser.set_defaults(lesion_label_option="--lesion-label VALUE")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands, arguments)
+    _add_reproduce(commands, arguments)
     _add_make_dataset(commands)
     _add_scan(commands)
     _add_preprocess(commands)
@@ -86,6 +90,17 @@ def _add_demo(commands: Commands, arguments: Sequence[str]) -> None:
     )
     if list(arguments[:1]) == ["demo"]:
         from geoloss_kernels.demo import command
+
+        command.add_arguments(parser)
+        parser.set_defaults(handler=command.run)
+
+
+def _add_reproduce(commands: Commands, arguments: Sequence[str]) -> None:
+    parser = commands.add_parser(
+        "reproduce", help="repeat the paper's experiment: every row of its tables, its figures, a report"
+    )
+    if list(arguments[:1]) == ["reproduce"]:
+        from geoloss_kernels.study import command
 
         command.add_arguments(parser)
         parser.set_defaults(handler=command.run)

@@ -1,0 +1,54 @@
+"""Time and memory of a loss in training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from geoloss_kernels.training.config import TrainingConfig
+from geoloss_kernels.training.files import write_text
+from geoloss_kernels.training.losses import build_loss
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians over the steps of a training, and the memory of the loss.
+
+    Attributes:
+        loss_seconds: Forward and backward of the loss.
+        step_seconds: The whole step.
+        loss_bytes: Peak of forward and backward beyond what was allocated before; None on a CPU, where
+            PyTorch does not count.
+    """
+
+    loss_seconds: float
+    step_seconds: float
+    loss_bytes: int | None
+
+    def write(self, path: Path) -> None:
+        """Writes JSON, whole or not at all: the file is the sign that the training is done."""
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Cost:
+        """Reads what ``write`` has written."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def peak_memory(config: TrainingConfig, device: torch.device) -> int | None:
+    """Peak bytes of the configuration's loss and its backward on a CUDA device; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    shape = (config.batch_size, 1, *config.patch_size)
+    logits = torch.randn(shape, device=device, requires_grad=True)
+    mask = (torch.rand(shape, device=device) < config.lesion_prior).to(torch.uint8)
+    loss = build_loss(config.loss, config.loss_coefficient).to(device)
+    loss(logits, mask).backward()  # compiles, where there is something to compile
+    logits.grad = None
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    loss(logits, mask).backward()
+    return torch.cuda.max_memory_allocated(device) - before
