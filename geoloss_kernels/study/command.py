@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {' '.join(METHODS)} (default: all)")
 
 
+log = partial(print, flush=True)
+"""Takes the lines that report progress."""
+
+
 def run(args: argparse.Namespace) -> None:
     """Runs the study in `args.out`, or what is left of it.
 
@@ -52,18 +57,18 @@ def run(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     out = args.out
     settings = open_study(out, given_options(args))
-    print(f"preset {settings.preset}: {settings.size.summary}")
-    data = prepare_data(settings, out / "data")
+    log(f"preset {settings.preset}: {settings.size.summary}")
+    data = prepare_data(settings, out / "data", log)
     test_sets = {dataset.name: _test_sets(dataset, settings, out) for dataset in data}
     cells = make_cells(data, settings.rows, settings.seeds, out)
     for number, cell in enumerate(cells, 1):
         minutes = (time.perf_counter() - started) / 60
         title = f"{cell.data.name}, {METHODS[cell.method]}, seed {cell.seed}"
-        print(f"\n[{number}/{len(cells)}, {minutes:.1f} min] {title}", flush=True)
-        run_cell(cell, settings.size, test_sets[cell.data.name])
+        log(f"\n[{number}/{len(cells)}, {minutes:.1f} min] {title}")
+        run_cell(cell, settings.size, test_sets[cell.data.name], log)
     report = write_report(out, settings, cells)
-    print("", *report, sep="\n")
-    print(f"Done in {(time.perf_counter() - started) / 60:.1f} min")
+    log("\n".join(["", *map(str, report)]))
+    log(f"Done in {(time.perf_counter() - started) / 60:.1f} min")
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
