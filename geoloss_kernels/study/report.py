@@ -168,8 +168,14 @@ def _setup(settings: StudySettings, by_dataset: Mapping[str, Sequence[Cell]]) ->
             f"network {size.network} with {'-'.join(map(str, size.channels))} channels, {settings.seeds} "
             f"seed{'s' if settings.seeds > 1 else ''}, {machine}."
         ),
-        *(Paragraph(f"{cells[0].data.describe()}.") for cells in by_dataset.values()),
+        *(Paragraph(f"{cells[0].data.describe()}{_chosen(cells)}.") for cells in by_dataset.values()),
     ]
+
+
+def _chosen(cells: Sequence[Cell]) -> str:
+    """What was chosen on the validation subjects, in words; empty for networks."""
+    notes = {name: value for cell in cells for name, value in cell.measurements("test").notes.items()}
+    return "".join(f"; {name} {value:g}, chosen on the validation subjects" for name, value in notes.items())
 
 
 def _dataset_blocks(name: str, rows: Mapping[str, Row]) -> list[Block]:
