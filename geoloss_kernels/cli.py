@@ -41,10 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         return _fail(_message(error, options))
     except KeyboardInterrupt:
-        print(
-            "geoloss: interrupted (train --resume RUN continues a run, reproduce --out DIR a study)",
-            file=sys.stderr,
-        )
+        print(f"geoloss: interrupted ({options.continuation})", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -71,7 +68,9 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         description="Multiple sclerosis lesion segmentation with geometric losses.",
         parents=[_version_parser()],
     )
-    parser.set_defaults(lesion_label_option="--lesion-label VALUE")
+    parser.set_defaults(
+        lesion_label_option="--lesion-label VALUE", continuation="train --resume RUN continues a run"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands, arguments)
     _add_reproduce(commands, arguments)
@@ -103,7 +102,7 @@ def _add_reproduce(commands: Commands, arguments: Sequence[str]) -> None:
         from geoloss_kernels.study import command
 
         command.add_arguments(parser)
-        parser.set_defaults(handler=command.run)
+        parser.set_defaults(handler=command.run, continuation="the same command continues the study")
 
 
 def _add_make_dataset(commands: Commands) -> None:
@@ -132,7 +131,7 @@ def _add_make_dataset(commands: Commands) -> None:
     )
     parser.add_argument("--anatomies", type=Path, metavar="DIR", help="label maps with FreeSurfer's numbers")
     parser.add_argument("--lesion-masks", type=Path, metavar="DIR", help="lesion masks in the MNI space")
-    parser.set_defaults(handler=_make_dataset)
+    parser.set_defaults(handler=_make_dataset, continuation="the same command continues the data set")
 
 
 def _add_scan(commands: Commands) -> None:

@@ -233,6 +233,15 @@ def test_nnunet_layout_with_splits(tmp_path: Path) -> None:
         load_subjects(root, fold=2)
 
 
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    """A program that was killed leaves its temporary files."""
+    raw, folders = make_nnunet(tmp_path / "raw"), make_folders(tmp_path / "folders")
+    touch(raw, "imagesTr/.123.case0_0000.nii.gz", "imagesTr/._case0_0000.nii.gz")
+    touch(folders, "s0/.123.T1.nii.gz")
+    assert len(load_subjects(raw)) == 4
+    assert [subject.images["t1"].name for subject in load_subjects(folders)] == ["T1.nii.gz"] * 3
+
+
 def test_nnunet_layout_without_splits(tmp_path: Path) -> None:
     subjects = load_subjects(make_nnunet(tmp_path / "held_out", cases=6))
     assert [s.split for s in subjects].count("test") == 1
@@ -250,6 +259,15 @@ def test_bad_nnunet_layouts(tmp_path: Path) -> None:
     (root / "splits_final.json").write_text(json.dumps([{"train": ["absent"], "val": []}]))
     with pytest.raises(InputError, match="fold 0 names absent, which has no images"):
         load_subjects(root)
+    (root / "splits_final.json").write_text(json.dumps([{"train": ["cTr_0"], "val": ["cTr_1", "cTr_0"]}]))
+    with pytest.raises(InputError, match=r"splits_final.json: fold 0 names cTr_0 in train and in val"):
+        load_subjects(root)
+    for fold in ({"train": ["cTr_0"]}, {"train": ["cTr_0"], "val": "cTr_1"}, ["cTr_0"]):
+        (root / "splits_final.json").write_text(json.dumps([fold]))
+        with pytest.raises(
+            InputError, match=r"splits_final.json: expected a list of names (train|val) in fold 0"
+        ):
+            load_subjects(root)
     touch(root, "imagesTr/cTr_0_0007.nii.gz")
     with pytest.raises(InputError, match=r"cTr_0_0007.nii.gz: channel 0007 is not in dataset.json"):
         load_subjects(root)

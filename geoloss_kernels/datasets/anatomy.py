@@ -117,12 +117,13 @@ def template() -> tuple[Maps, Maps]:
 def distance_maps(
     ventricles: NDArray[np.bool_], brain: NDArray[np.bool_], origin: NDArray[np.float64], voxel_size: float
 ) -> Maps:
-    """Ventricle distance and surface depth in mm, on every second voxel."""
+    """Ventricle distance and surface depth in mm; on every second voxel where voxels are below 2 mm."""
+    step = 2 if voxel_size < 2 else 1
     distances = [
-        ndimage.distance_transform_edt(mask[::2, ::2, ::2], sampling=2 * voxel_size)
+        ndimage.distance_transform_edt(mask[::step, ::step, ::step], sampling=step * voxel_size)
         for mask in (~ventricles, brain)
     ]
-    return Maps(np.stack(distances), origin, 2 * voxel_size)
+    return Maps(np.stack(distances), origin, step * voxel_size)
 
 
 def _lateral_ventricles(csf: Volume, affine: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from geoloss_kernels.datasets.anatomy import make_anatomy
 from geoloss_kernels.datasets.label_maps import deform_label_map, read_label_map
 from geoloss_kernels.datasets.lesions import make_lesions
 from geoloss_kernels.datasets.recipe import DatasetRecipe
-from geoloss_kernels.datasets.registration import register_to_mni
+from geoloss_kernels.datasets.registration import register_to_mni, transformed
 from geoloss_kernels.datasets.scans import MODALITIES, Scan, make_scan, write_image, write_mask
 from geoloss_kernels.datasets.transplants import transplant_lesions
 from geoloss_kernels.training.errors import InputError
@@ -38,14 +38,21 @@ Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
+class Donors:
+    """A label map, and a lesion mask in the MNI space."""
+
+    anatomy: Path
+    lesion_mask: Path
+
+
+@dataclass(frozen=True)
 class Plan:
-    """One subject to make: its number in the data set, and the files of its brain and lesions if real."""
+    """One subject to make: its number in the data set, and whose brain and lesions it gets if real ones."""
 
     index: int
     name: str
     split: str
-    anatomy: Path | None = None
-    lesion_mask: Path | None = None
+    donors: Donors | None = None
 
 
 @dataclass(frozen=True)
@@ -82,15 +89,19 @@ def make_dataset(folder: Path, recipe: DatasetRecipe, *, workers: int = 1, log: 
     _require_packages(recipe)
     plans = make_plans(recipe)
     _claim(folder, card(recipe, plans))
+    _remove_leftovers(folder)
     files = [subject_files(folder, plan) for plan in plans]
     missing = [(plan, paths) for plan, paths in zip(plans, files, strict=True) if not paths.exist()]
     if len(missing) < len(plans):
         log(f"{len(plans) - len(missing)} of {len(plans)} subjects are there already")
     started = time.perf_counter()
     with _mapper(min(workers, len(missing))) as run:
-        anatomies = sorted({plan.anatomy for plan, _ in missing if plan.anatomy})
+        anatomies = sorted({plan.donors.anatomy for plan, _ in missing if plan.donors})
         to_mni = dict(zip(anatomies, run(register_to_mni, anatomies), strict=True))
-        jobs = [(recipe, plan, to_mni[plan.anatomy] if plan.anatomy else None, to) for plan, to in missing]
+        jobs = [
+            (recipe, plan, to_mni[plan.donors.anatomy] if plan.donors else None, paths)
+            for plan, paths in missing
+        ]
         for done, message in enumerate(run(_make_subject, jobs), 1):
             log(f"{message} ({done}/{len(jobs)}, {time.perf_counter() - started:.0f} s)")
     _describe(folder, recipe, plans)
@@ -112,7 +123,7 @@ def make_plans(recipe: DatasetRecipe) -> list[Plan]:
         # Every pair of an anatomy and a mask comes once before any comes again.
         turn, anatomy = divmod(number, len(anatomies[split]))
         mask = (turn + anatomy) % len(masks[split])
-        plans.append(Plan(index, name, split, anatomies[split][anatomy], masks[split][mask]))
+        plans.append(Plan(index, name, split, Donors(anatomies[split][anatomy], masks[split][mask])))
     return plans
 
 
@@ -122,17 +133,20 @@ def make_subject(recipe: DatasetRecipe, plan: Plan, to_mni: NDArray[np.float64] 
     Args:
         recipe: The data set's.
         plan: The subject's.
-        to_mni: Matrix [4, 4] from mm of the subject's label map to mm of the MNI space, if it has one.
+        to_mni: `register_to_mni` of the subject's label map, where that is known already.
     """
     generator = np.random.default_rng([recipe.seed, plan.index])
-    if plan.anatomy is None or plan.lesion_mask is None or to_mni is None:
+    if plan.donors is None:
         anatomy = make_anatomy(recipe.voxel_scale, generator)
         lesions = make_lesions(anatomy, recipe.difficulty, generator)
     else:
-        anatomy, points = deform_label_map(read_label_map(plan.anatomy), recipe.voxel_scale, generator)
-        mni_points = np.tensordot(to_mni[:3, :3], points, 1) + to_mni[:3, 3].reshape(3, 1, 1, 1)
+        if to_mni is None:
+            to_mni = register_to_mni(plan.donors.anatomy)
+        label_map = read_label_map(plan.donors.anatomy)
+        anatomy, points = deform_label_map(label_map, recipe.voxel_scale, generator)
+        mni_points = transformed(points, to_mni)
         lesions = transplant_lesions(
-            plan.lesion_mask, anatomy, mni_points.astype(np.float32), recipe.difficulty, generator
+            plan.donors.lesion_mask, anatomy, mni_points, recipe.difficulty, generator
         )
     return make_scan(anatomy, lesions, recipe.difficulty, recipe.acquisition, generator)
 
@@ -144,9 +158,9 @@ def card(recipe: DatasetRecipe, plans: Sequence[Plan]) -> dict[str, Any]:
         path = settings[name]
         settings[name] = [file.name for file in _images(path, name)] if path else None
     sources = {
-        plan.name: {"anatomy": plan.anatomy.name, "lesion_mask": plan.lesion_mask.name}
+        plan.name: {"anatomy": plan.donors.anatomy.name, "lesion_mask": plan.donors.lesion_mask.name}
         for plan in plans
-        if plan.anatomy and plan.lesion_mask
+        if plan.donors
     }
     content = {
         "made_by": f"geoloss make-dataset {__version__}",
@@ -186,7 +200,11 @@ def _mapper(workers: int) -> Iterator[Callable[[Callable[[Job], Done], Sequence[
         yield map
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        yield pool.map
+        try:
+            yield pool.map
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _require_packages(recipe: DatasetRecipe) -> None:
@@ -232,6 +250,13 @@ def _claim(folder: Path, content: dict[str, Any]) -> None:
         raise InputError(f"{folder}: expected a new or empty folder, or one that make-dataset has begun")
     else:
         write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of a call that was killed while it wrote them."""
+    for part in ("imagesTr", "imagesTs", "labelsTr", "labelsTs"):
+        for path in (folder / part).glob(".*.nii.gz"):
+            path.unlink()
 
 
 def _difference(found: Any, wanted: Any, name: str = "card") -> str:

@@ -48,7 +48,7 @@ class Ellipsoid:
     def depth(self, coordinates: NDArray[np.int64], roughness: NDArray[np.float32]) -> NDArray[np.float64]:
         """Depth below the surface, in voxels, of coordinates [3, ...]; negative outside."""
         offset = coordinates - self.centre.reshape(3, 1, 1, 1)
-        along = np.tensordot(self.axis, offset, axes=1)
+        along = np.einsum("i,ixyz->xyz", self.axis, offset)
         across = np.sqrt(np.maximum((offset**2).sum(0) - along**2, 0))
         distance = np.hypot(along / self.radius_along, across / self.radius_across)
         mean_radius = (self.radius_along * self.radius_across**2) ** (1 / 3)

@@ -55,6 +55,13 @@ def register_to_mni(path: Path) -> NDArray[np.float64]:
     return _matrix(transform)
 
 
+def transformed(points: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Points [3, X, Y, Z] after an affine transform [4, 4]."""
+    # einsum, because the last bits of a BLAS product depend on the number of threads.
+    linear = np.einsum("ij,jxyz->ixyz", matrix[:3, :3].astype(np.float32), points)
+    return linear + matrix[:3, 3].astype(np.float32).reshape(3, 1, 1, 1)
+
+
 def _white_matter(tissues: Maps, number: int) -> sitk.Image:
     """White matter on every second voxel; the mm of `tissues` are SimpleITK's."""
     import SimpleITK as sitk  # noqa: N813

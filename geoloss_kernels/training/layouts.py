@@ -238,12 +238,23 @@ def _nnunet_split(subjects: Sequence[Subject], path: Path, fold: int) -> list[Su
     folds = _read_json(path)
     if not isinstance(folds, list) or not 0 <= fold < len(folds):
         raise InputError(f"{path}: no fold {fold}")
-    split = dict.fromkeys(folds[fold]["train"], "train") | dict.fromkeys(folds[fold]["val"], "validation")
+    training, validation = (_names_in_fold(folds[fold], key, fold, path) for key in ("train", "val"))
+    shared = sorted(set(training) & set(validation))
+    if shared:
+        raise InputError(f"{path}: fold {fold} names {shared[0]} in train and in val")
+    split = dict.fromkeys(training, "train") | dict.fromkeys(validation, "validation")
     names = {subject.name for subject in subjects}
     absent = sorted(set(split) - names)
     if absent:
         raise InputError(f"{path}: fold {fold} names {absent[0]}, which has no images")
     return [replace(subject, split=split[subject.name]) for subject in subjects if subject.name in split]
+
+
+def _names_in_fold(fold: Any, key: str, number: int, path: Path) -> list[str]:
+    names = fold.get(key) if isinstance(fold, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: expected a list of names {key} in fold {number}, got {names!r}")
+    return names
 
 
 def _require_files(subject: Subject, modalities: Sequence[str], mask_required: bool, source: Path) -> None:
