@@ -119,9 +119,9 @@ SMOKE = replace(
         DataPlan("ge30", 8, 2.5, (48, 48, 16), THICK_SLICES),
         DataPlan("si170", 8, 2.5, (32, 32, 32), ISOTROPIC),
     ),
-    epochs=10,
-    steps_per_epoch=30,
-    validation_interval=5,
+    epochs=8,
+    steps_per_epoch=25,
+    validation_interval=4,
 )
 
 GPU = Preset(
