@@ -216,6 +216,9 @@ def test_measuring_thresholds_probabilities(tmp_path):
     assert by_threshold[0.1].predicted_voxels == reference.size
     assert by_threshold[0.9].predicted_voxels == 0
     np.testing.assert_array_equal(load_mask(mask_file(tmp_path / "masks", subject)), reference)
+    too_large = reference.sum() * grid.voxel_volume + 1
+    cleaned = measure(lambda _: (rims, grid), [subject], tmp_path / "cleaned", min_lesion_volume=too_large)
+    assert cleaned.at()["subject"].predicted_voxels == 0
 
 
 def test_document_escapes_and_embeds(tmp_path):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from geoloss_kernels.study.cost import Cost, peak_memory
 from geoloss_kernels.study.data import StudyData
-from geoloss_kernels.study.lga_row import choose_kappa, segmenter
+from geoloss_kernels.study.lga_row import MIN_LESION_VOLUME, choose_kappa, segmenter
 from geoloss_kernels.study.measurements import Measurements, Segment, measure
 from geoloss_kernels.study.methods import LST, METHODS
 from geoloss_kernels.study.paper import methods_of
@@ -88,7 +88,8 @@ def run_cell(cell: Cell, size: Preset, test_sets: TestSets, log: Log = print) ->
         return
     segment, notes = _lga(cell, log) if cell.method == LST else (_network(cell, size, log), {})
     for name, subjects in missing.items():
-        measured = measure(segment, subjects, cell.masks, notes)
+        smallest = MIN_LESION_VOLUME if cell.method == LST else 0.0
+        measured = measure(segment, subjects, cell.masks, min_lesion_volume=smallest, notes=notes)
         measured.write(cell.measurements_file(name))
         mean = measured.summary()
         log(f"{name}: DSC {mean.dice:.3f}, LPPV {mean.lppv:.3f}, LTPR {mean.ltpr:.3f}, L-F1 {mean.lf1:.3f}")

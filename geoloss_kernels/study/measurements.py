@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,7 +62,12 @@ class Measurements:
 
 
 def measure(
-    segment: Segment, subjects: Sequence[Subject], masks: Path, notes: Mapping[str, float] | None = None
+    segment: Segment,
+    subjects: Sequence[Subject],
+    masks: Path,
+    *,
+    min_lesion_volume: float = 0.0,
+    notes: Mapping[str, float] | None = None,
 ) -> Measurements:
     """Segments subjects and compares them with their references, on the full grid of the files.
 
@@ -69,6 +75,7 @@ def measure(
         segment: What is measured.
         subjects: With masks.
         masks: Folder for the segmentations at ``TABLE_THRESHOLD``.
+        min_lesion_volume: Smaller segmented lesions are removed; in mm³.
         notes: To keep with the result.
     """
     measured = {}
@@ -77,10 +84,21 @@ def measure(
         assert subject.mask is not None
         reference = load_mask(subject.mask)
         measured[subject.name] = {
-            threshold: lesion_metrics(to_mask(probability, threshold), reference) for threshold in THRESHOLDS
+            threshold: lesion_metrics(lesion_mask(probability, grid, min_lesion_volume, threshold), reference)
+            for threshold in THRESHOLDS
         }
-        save_image(mask_file(masks, subject), to_mask(probability, TABLE_THRESHOLD), grid)
+        save_image(mask_file(masks, subject), lesion_mask(probability, grid, min_lesion_volume), grid)
     return Measurements(measured, notes or {})
+
+
+def lesion_mask(
+    probability: NDArray[np.float32],
+    grid: Grid,
+    min_lesion_volume: float,
+    threshold: float = TABLE_THRESHOLD,
+) -> NDArray[np.uint8]:
+    """Voxels above the threshold, without lesions smaller than ``min_lesion_volume`` mm³."""
+    return to_mask(probability, threshold, math.ceil(min_lesion_volume / grid.voxel_volume))
 
 
 def mask_file(folder: Path, subject: Subject) -> Path:
