@@ -1,4 +1,4 @@
-"""The ``geoloss`` command: scan, preprocess, train, predict, evaluate, make-dataset, reproduce and demo.
+"""The ``geoloss`` command: scan, preprocess, train, predict, lga, evaluate, make-dataset, reproduce, demo.
 
 A user error is one line ``geoloss: error: ...`` on standard error and exit code 2.
 """
@@ -79,6 +79,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_preprocess(commands)
     _add_train(commands)
     _add_predict(commands)
+    _add_lga(commands)
     _add_evaluate(commands)
     return parser
 
@@ -193,6 +194,41 @@ def _add_predict(commands: Commands) -> None:
         parser.add_argument(f"--{modality}", type=Path, metavar="FILE", help=f"{modality.upper()} image")
     parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder for the results")
     parser.set_defaults(handler=_predict)
+
+
+def _add_lga(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "lga", help="segment lesions without training, by LST's lesion growth algorithm on T1 and FLAIR"
+    )
+    _add_source_arguments(parser, optional=True)
+    parser.add_argument("--name", default="subject", help="file name stem when images are given one by one")
+    parser.add_argument("--t1", type=Path, metavar="FILE", help="T1 image, brain only, on FLAIR's grid")
+    parser.add_argument("--flair", type=Path, metavar="FILE", help="FLAIR image, brain only")
+    parser.add_argument(
+        "--brain-mask",
+        type=Path,
+        metavar="FILE",
+        help="the brain, if not where the images are not 0; of a DIR by --pattern brain=REGEX",
+    )
+    parser.add_argument(
+        "--kappa",
+        type=float,
+        nargs="+",
+        default=[0.3],
+        help="belief that makes a seed (default 0.3); smaller finds more; several go to folders kappa-VALUE",
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="probability above which a voxel is lesion (default 0.5)"
+    )
+    parser.add_argument(
+        "--min-lesion-volume",
+        type=float,
+        default=15.0,
+        metavar="MM3",
+        help="remove smaller lesions (default 15)",
+    )
+    parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder for the results")
+    parser.set_defaults(handler=_lga)
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -364,6 +400,29 @@ def _predict(options: argparse.Namespace) -> None:
         mask_file, _ = save_prediction(prediction, options.out)
         millilitres = int(prediction.mask.sum()) * prediction.grid.voxel_volume / 1000
         print(f"{subject.name}: {millilitres:.2f} ml of lesions, {mask_file}")
+
+
+def _lga(options: argparse.Namespace) -> None:
+    from geoloss_kernels.lga.command import LesionGrowthOptions, segment_subjects
+    from geoloss_kernels.training import Subject, load_subjects
+    from geoloss_kernels.training.errors import InputError
+
+    missing = [package for package in ("SimpleITK", "nilearn") if find_spec(package) is None]
+    if missing:
+        raise InputError(f"lga needs {' and '.join(missing)}: pip install 'geoloss-kernels[lga]'")
+    growth = LesionGrowthOptions(tuple(options.kappa), options.threshold, options.min_lesion_volume)
+    files = {"t1": options.t1, "flair": options.flair, "brain": options.brain_mask}
+    images = {name: path for name, path in files.items() if path is not None}
+    if bool(images) == (options.source is not None):
+        raise InputError("lga: expected either DIR|CSV or the images one by one (--t1 --flair)")
+    subjects = [Subject(options.name, images)]
+    if options.source is not None:
+        patterns = _patterns(options.pattern)
+        modalities = ["t1", "flair", *(["brain"] if "brain" in patterns else [])]
+        subjects = load_subjects(
+            options.source, modalities, patterns=patterns, fold=options.fold, masks_required=False
+        )
+    segment_subjects(subjects, options.out, growth)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
