@@ -22,12 +22,12 @@ class Difficulty:
         noise: Standard deviation of the noise in each channel of the coil.
     """
 
-    lesion_t1: float = 0.66
-    lesion_t2: float = 0.62
-    lesion_flair: float = 0.75
-    mimic_flair: float = 0.75
+    lesion_t1: float = 0.64
+    lesion_t2: float = 0.66
+    lesion_flair: float = 0.78
+    mimic_flair: float = 0.72
     severity: tuple[float, float] = (0.6, 1.0)
-    reference_tremor: float = 0.4
-    reference_bias: float = 0.2
+    reference_tremor: float = 0.2
+    reference_bias: float = 0.15
     blur: float = 0.6
     noise: float = 0.03

@@ -98,6 +98,8 @@ def make_dataset(folder: Path, recipe: DatasetRecipe, *, workers: int = 1, log: 
     with _mapper(min(workers, len(missing))) as run:
         anatomies = sorted({plan.donors.anatomy for plan, _ in missing if plan.donors})
         to_mni = dict(zip(anatomies, run(register_to_mni, anatomies), strict=True))
+        # Subjects of one anatomy come one after the other, because its label map is kept in memory.
+        missing.sort(key=lambda job: anatomies.index(job[0].donors.anatomy) if job[0].donors else 0)
         jobs = [
             (recipe, plan, to_mni[plan.donors.anatomy] if plan.donors else None, paths)
             for plan, paths in missing
