@@ -13,8 +13,9 @@ from test_cli import error_of
 from training_helpers import ball, write_image
 
 from geoloss_kernels.cli import main
-from geoloss_kernels.demo.anatomy import make_anatomy
-from geoloss_kernels.demo.phantom import Phantom, make_phantom
+from geoloss_kernels.datasets.anatomy import make_anatomy
+from geoloss_kernels.datasets.scans import Scan
+from geoloss_kernels.demo.phantom import make_phantom
 from geoloss_kernels.lga import Preparation, grow, lesion_growth, prepare, segment
 from geoloss_kernels.lga.belief import (
     Beliefs,
@@ -321,12 +322,12 @@ def pass_by_loops(
 
 
 @pytest.fixture(scope="module")
-def phantom() -> Phantom:
+def phantom() -> Scan:
     return make_phantom(seed=1, index=0, voxel_size=3.0)
 
 
 @pytest.fixture(scope="module")
-def subject(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def subject(phantom: Scan, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """The phantom in LPS order, without its bias fields."""
     folder = tmp_path_factory.mktemp("data") / "anna"
     affine = phantom.affine @ np.diag([-1, -1, 1, 1])
