@@ -227,6 +227,13 @@ def _add_lga(commands: Commands) -> None:
         metavar="MM3",
         help="remove smaller lesions (default 15)",
     )
+    parser.add_argument(
+        "--outer-csf-margin",
+        type=float,
+        default=0.0,
+        metavar="MM",
+        help="look for no lesion nearer than this to the CSF around the brain (default 0)",
+    )
     parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder for the results")
     parser.set_defaults(handler=_lga)
 
@@ -410,7 +417,9 @@ def _lga(options: argparse.Namespace) -> None:
     missing = [package for package in ("SimpleITK", "nilearn") if find_spec(package) is None]
     if missing:
         raise InputError(f"lga needs {' and '.join(missing)}: pip install 'geoloss-kernels[lga]'")
-    growth = LesionGrowthOptions(tuple(options.kappa), options.threshold, options.min_lesion_volume)
+    growth = LesionGrowthOptions(
+        tuple(options.kappa), options.threshold, options.min_lesion_volume, options.outer_csf_margin
+    )
     files = {"t1": options.t1, "flair": options.flair, "brain": options.brain_mask}
     images = {name: path for name, path in files.items() if path is not None}
     if bool(images) == (options.source is not None):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from geoloss_kernels.lga.segmentation import Preparation, grow, prepare
+from geoloss_kernels.lga.segmentation import OUTER_CSF_MARGIN, Preparation, grow, prepare
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.inference import Prediction, save_prediction, to_mask
 from geoloss_kernels.training.subjects import Subject
@@ -23,6 +23,7 @@ class LesionGrowthOptions:
         kappas: beliefs that make a seed, one or more.
         threshold: probability above which a voxel is lesion.
         min_lesion_volume: mm³; smaller lesions (26-connected) are removed. LST reports those from 15 mm³.
+        outer_csf_margin: see ``prepare``.
 
     Raises:
         InputError: a value is out of range.
@@ -31,6 +32,7 @@ class LesionGrowthOptions:
     kappas: tuple[float, ...] = (0.3,)
     threshold: float = 0.5
     min_lesion_volume: float = 15.0
+    outer_csf_margin: float = OUTER_CSF_MARGIN
 
     def __post_init__(self) -> None:
         for kappa in self.kappas:
@@ -40,6 +42,8 @@ class LesionGrowthOptions:
             raise InputError(f"threshold: expected a number from 0 to below 1, got {self.threshold:g}")
         if not 0 <= self.min_lesion_volume < math.inf:
             raise InputError(f"min_lesion_volume: expected at least 0 mm³, got {self.min_lesion_volume:g}")
+        if not 0 <= self.outer_csf_margin < math.inf:
+            raise InputError(f"outer_csf_margin: expected at least 0 mm, got {self.outer_csf_margin:g}")
 
 
 def segment_subjects(
@@ -56,7 +60,7 @@ def segment_subjects(
         InputError: see ``prepare``.
     """
     for subject in subjects:
-        preparation = prepare(subject)
+        preparation = prepare(subject, outer_csf_margin=options.outer_csf_margin)
         for kappa in options.kappas:
             folder = out if len(options.kappas) == 1 else out / f"kappa-{kappa:g}"
             prediction = predict(subject.name, preparation, kappa, options)
