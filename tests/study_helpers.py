@@ -14,7 +14,7 @@ TINY = replace(
     name="tiny",
     summary="for tests",
     data=(
-        DataPlan("ge30", 3, 4.0, (16, 16, 8), THICK_SLICES),
+        DataPlan("ge30", 3, 3.0, (16, 16, 8), THICK_SLICES),
         DataPlan("si170", 3, 4.0, (16, 16, 16), ISOTROPIC),
     ),
     channels=(4, 8, 8, 8),
