@@ -1,4 +1,4 @@
-"""The ``geoloss`` command: scan, preprocess, lga, train, predict, evaluate, make-dataset and demo.
+"""The ``geoloss`` command: scan, preprocess, lga, train, predict, evaluate, make-dataset, reproduce, demo.
 
 A user error is one line ``geoloss: error: ...`` on standard error and exit code 2.
 """
@@ -63,7 +63,7 @@ def _version_parser() -> argparse.ArgumentParser:
 
 
 def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The parser; the demo's own options are there when ``arguments`` start with ``demo``."""
+    """The parser; the options of demo and reproduce are there when ``arguments`` start with that."""
     parser = _Parser(
         prog="geoloss",
         description="Multiple sclerosis lesion segmentation with geometric losses.",
@@ -74,6 +74,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands, arguments)
+    _add_reproduce(commands, arguments)
     _add_make_dataset(commands)
     _add_scan(commands)
     _add_preprocess(commands)
@@ -93,6 +94,17 @@ def _add_demo(commands: Commands, arguments: Sequence[str]) -> None:
 
         command.add_arguments(parser)
         parser.set_defaults(handler=command.run)
+
+
+def _add_reproduce(commands: Commands, arguments: Sequence[str]) -> None:
+    parser = commands.add_parser(
+        "reproduce", help="repeat the paper's experiment: every row of its tables, its figures, a report"
+    )
+    if list(arguments[:1]) == ["reproduce"]:
+        from geoloss_kernels.study import command
+
+        command.add_arguments(parser)
+        parser.set_defaults(handler=command.run, continuation="the same command continues the study")
 
 
 def _add_make_dataset(commands: Commands) -> None:

@@ -15,8 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from geoloss_kernels.cli import main
-from geoloss_kernels.demo.command import markdown_table
-from geoloss_kernels.demo.figures import (
+from geoloss_kernels.reporting.figures import (
     DISTANCE,
     FALSE_ALARM,
     FOUND,
@@ -27,6 +26,7 @@ from geoloss_kernels.demo.figures import (
     draw_transforms,
     geometric_transforms,
 )
+from geoloss_kernels.reporting.tables import markdown_table
 
 VOXEL_SIZE = (1.0, 1.5, 2.0)
 

@@ -233,6 +233,15 @@ def test_nnunet_layout_with_splits(tmp_path: Path) -> None:
         load_subjects(root, fold=2)
 
 
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    """A program that was killed leaves its temporary files."""
+    raw, folders = make_nnunet(tmp_path / "raw"), make_folders(tmp_path / "folders")
+    touch(raw, "imagesTr/.123.case0_0000.nii.gz", "imagesTr/._case0_0000.nii.gz")
+    touch(folders, "s0/.123.T1.nii.gz")
+    assert len(load_subjects(raw)) == 4
+    assert [subject.images["t1"].name for subject in load_subjects(folders)] == ["T1.nii.gz"] * 3
+
+
 def test_nnunet_layout_without_splits(tmp_path: Path) -> None:
     subjects = load_subjects(make_nnunet(tmp_path / "held_out", cases=6))
     assert [s.split for s in subjects].count("test") == 1

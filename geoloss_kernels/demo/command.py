@@ -10,12 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
-import numpy as np
-from numpy.typing import NDArray
-
-from geoloss_kernels.demo.figures import VoxelSize, draw_segmentation, draw_transforms
 from geoloss_kernels.demo.phantom import write_phantoms
+from geoloss_kernels.reporting.subjects import draw_subject, draw_subject_transforms, largest_load
+from geoloss_kernels.reporting.tables import markdown_table
 from geoloss_kernels.training import (
     EvaluationTable,
     InputError,
@@ -30,7 +27,6 @@ from geoloss_kernels.training import (
 from geoloss_kernels.training.files import write_text
 
 METHODS = {"Dice": "dice", "Dice + FOG": "dice+fog"}
-TITLES = {"t1": "T1", "t2": "T2", "flair": "FLAIR"}
 
 
 @dataclass(frozen=True)
@@ -111,20 +107,6 @@ def result_rows(outcomes: Mapping[str, Outcome]) -> list[list[str]]:
     return rows
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of a header row and further rows; all columns but the first are aligned right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    cells = [
-        [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        for row in (rows[0], rule, *rows[1:])
-    ]
-    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
-
-
 def _check(out: Path, seed: int) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out: expected a new or empty folder, got {out}")
@@ -167,38 +149,16 @@ def _write_results(out: Path, rows: Sequence[Sequence[str]]) -> None:
 
 def _draw(out: Path, subjects: Sequence[Subject], outcomes: Mapping[str, Outcome]) -> list[Path]:
     """A picture of every subject's segmentations, and one of the transforms of the largest lesion load."""
-    references = {subject.name: _load_mask(subject.mask) for subject in subjects if subject.mask}
     pictures = [
-        _draw_subject(
-            out / f"segmentation-{subject.name}.png", subject, references[subject.name][0], outcomes
+        draw_subject(
+            out / f"segmentation-{subject.name}.png",
+            subject,
+            {
+                title: outcome.folder / "predictions" / f"{subject.name}_mask.nii.gz"
+                for title, outcome in outcomes.items()
+            },
+            f"{subject.name}, not seen in training",
         )
         for subject in subjects
     ]
-    name, (mask, voxel_size) = max(references.items(), key=lambda item: item[1][0].sum())
-    title = f"Geometric transformations of the reference of {name}"
-    return [*pictures, draw_transforms(out / "transforms.png", mask, voxel_size, title)]
-
-
-def _draw_subject(
-    path: Path, subject: Subject, reference: NDArray[np.bool_], outcomes: Mapping[str, Outcome]
-) -> Path:
-    images = {}
-    for name, file in subject.images.items():
-        images[TITLES[name]], voxel_size = _load(file)
-    predictions = {
-        title: _load(outcome.folder / "predictions" / f"{subject.name}_mask.nii.gz")[0] > 0
-        for title, outcome in outcomes.items()
-    }
-    title = f"{subject.name}, not seen in training"
-    return draw_segmentation(path, images, reference, predictions, voxel_size, title)
-
-
-def _load_mask(path: Path) -> tuple[NDArray[np.bool_], VoxelSize]:
-    values, voxel_size = _load(path)
-    return values > 0, voxel_size
-
-
-def _load(path: Path) -> tuple[NDArray[np.float32], VoxelSize]:
-    """Values [X, Y, Z] in RAS+ orientation, and the voxel size in mm."""
-    image = nibabel.as_closest_canonical(nibabel.load(path))
-    return image.get_fdata(dtype=np.float32), image.header.get_zooms()
+    return [*pictures, draw_subject_transforms(out / "transforms.png", largest_load(subjects))]

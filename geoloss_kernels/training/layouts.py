@@ -172,7 +172,7 @@ def _scan_subject(
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(IMAGE_SUFFIXES)]
+    return [path for path in sorted(folder.rglob("[!.]*")) if path.name.lower().endswith(IMAGE_SUFFIXES)]
 
 
 def _bids_masks(folder: Path, root: Path, pattern: re.Pattern[str]) -> list[Path]:
@@ -222,7 +222,7 @@ def _scan_nnunet(root: Path, fold: int) -> list[Subject]:
 
 def _nnunet_cases(root: Path, part: str, modalities: Mapping[str, str], ending: str) -> list[Subject]:
     images: dict[str, dict[str, Path]] = {}
-    for path in sorted((root / f"images{part}").glob(f"*{ending}")):
+    for path in sorted((root / f"images{part}").glob(f"[!.]*{ending}")):
         case, _, number = path.name.removesuffix(ending).rpartition("_")
         if number not in modalities:
             raise InputError(f"{path}: channel {number} is not in dataset.json")

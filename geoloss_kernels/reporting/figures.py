@@ -131,7 +131,7 @@ def draw_segmentation(
     figure.suptitle(title, fontsize=14, color=INK, y=0.985)
     figure.legend(handles=_legend(), loc="lower center", ncols=3, frameon=False, fontsize=12)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.88, bottom=0.08, wspace=0.03, hspace=0.03)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_transforms(path: Path, mask: Mask, voxel_size: VoxelSize, title: str) -> Path:
@@ -161,7 +161,7 @@ def draw_transforms(path: Path, mask: Mask, voxel_size: VoxelSize, title: str) -
         bar.set_xlabel(SCALES[name], fontsize=10, color=INK)
     figure.suptitle(title, fontsize=14, color=INK, y=0.98)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.83, bottom=0.15)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def compare(prediction: Mask, reference: Mask) -> NDArray[np.float32]:
@@ -252,7 +252,8 @@ def _check_shapes(reference: Mask, volumes: Mapping[str, NDArray[np.generic]]) -
             raise ValueError(f"{name}: expected the reference's shape {reference.shape}, got {volume.shape}")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG, whole or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
     return path

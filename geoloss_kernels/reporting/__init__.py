@@ -1,0 +1,1 @@
+"""Pictures and tables of results, for every command that reports them."""
