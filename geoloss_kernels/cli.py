@@ -17,6 +17,7 @@ from geoloss_kernels import __version__
 if TYPE_CHECKING:
     from geoloss_kernels.training.evaluation import EvaluationTable
     from geoloss_kernels.training.inference import Prediction
+    from geoloss_kernels.training.loop import TrainingResult
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 Handler = Callable[[argparse.Namespace], int | None]
@@ -376,6 +377,16 @@ def _report_prediction(prediction: Prediction, out: Path) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from geoloss_kernels.training.processes import torchrun_processes
+
+    with torchrun_processes() as processes:
+        result = _train_or_resume(options)
+        best = f", best epoch {result.best_epoch} (DSC {result.best_dice:.3f})" if result.best_epoch else ""
+        if processes.is_first:
+            print(f"finished: {result.run_dir}{best}")
+
+
+def _train_or_resume(options: argparse.Namespace) -> TrainingResult:
     from geoloss_kernels.training import load_config, load_subjects, resume, train
     from geoloss_kernels.training.errors import InputError
 
@@ -385,18 +396,15 @@ def _train(options: argparse.Namespace) -> None:
             raise InputError(
                 "--resume: continues with the run's own data and configuration; give nothing else"
             )
-        result = resume(options.resume)
-    else:
-        if options.source is None or options.out is None:
-            raise InputError("train: expected DIR|CSV and --out RUN, or --resume RUN")
-        loss = [] if options.loss is None else [f"loss={options.loss}"]
-        config = load_config(options.config, [*options.overrides, *loss])
-        subjects = load_subjects(
-            options.source, config.modalities, patterns=_patterns(options.pattern), fold=options.fold
-        )
-        result = train(config, subjects, options.out)
-    best = f", best epoch {result.best_epoch} (DSC {result.best_dice:.3f})" if result.best_epoch else ""
-    print(f"finished: {result.run_dir}{best}")
+        return resume(options.resume)
+    if options.source is None or options.out is None:
+        raise InputError("train: expected DIR|CSV and --out RUN, or --resume RUN")
+    loss = [] if options.loss is None else [f"loss={options.loss}"]
+    config = load_config(options.config, [*options.overrides, *loss])
+    subjects = load_subjects(
+        options.source, config.modalities, patterns=_patterns(options.pattern), fold=options.fold
+    )
+    return train(config, subjects, options.out)
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from geoloss_kernels import backends, formulas
 from geoloss_kernels.distance import loss_maps
@@ -54,6 +54,7 @@ class LossOptions(TypedDict, total=False):
     ignore_index: int | None
     axes: Axes
     axis_order: str
+    ddp: bool
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class Options:
             left-right), "coronal" (front-back), "axial" (foot-head); None = all.
         axis_order: where the named axes lie in the tensor, "xyz" (nibabel, TorchIO, MONAI) or "zyx"
             (SimpleITK, nnU-Net).
+        ddp: with ``batch``, sum over the processes of torch.distributed's default group, too (nnU-Net's
+            ``ddp``). Averaged over the processes, as DistributedDataParallel does, the gradients are those
+            of one process with the whole batch. Needs ``init_process_group``.
     """
 
     include_background: bool = True
@@ -84,6 +88,7 @@ class Options:
     ignore_index: int | None = None
     axes: Axes = None
     axis_order: str = "xyz"
+    ddp: bool = False
 
     def __post_init__(self) -> None:
         if self.other_act is not None and not callable(self.other_act):
@@ -92,6 +97,8 @@ class Options:
             raise ValueError("sigmoid, softmax, other_act: expected at most one of them")
         if self.reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {self.reduction!r}")
+        if self.ddp and not self.batch:
+            raise ValueError("ddp: expected batch=True with it, got batch=False")
 
 
 def evaluate(
@@ -138,12 +145,34 @@ def evaluate(
     )
     if options.batch:
         sums = operators.geo_sums(*arguments).sum(0, keepdim=True)
+        if options.ddp:
+            sums = sum_over_processes(sums)
         loss = operators.geo_ratio(sums, formula.numerator, formula.denominator)
     else:
         loss, _ = operators.geo_loss(*arguments, formula.numerator, formula.denominator)
     if weight is not None and loss.shape[1] > 1:
         loss = loss * channel_weights(weight, loss)
     return reduce_loss(loss, options.reduction, dimensions)
+
+
+def sum_over_processes(sums: Tensor) -> Tensor:
+    """The sum of every process's ``sums``; its derivative, too, is summed over the processes."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        raise RuntimeError("ddp: expected torch.distributed.init_process_group to have been called")
+    total: Tensor = _SumOverProcesses.apply(sums)
+    return total
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor) -> Tensor:
+        total = sums.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _SumOverProcesses.forward(ctx, gradient)
 
 
 def plain(tensor: Any) -> Any:

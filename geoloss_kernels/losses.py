@@ -31,6 +31,7 @@ class KeywordOptions(TypedDict, total=False):
 
     batch: bool
     ignore_index: int | None
+    ddp: bool
 
 
 class AxisOptions(KeywordOptions, total=False):
@@ -132,6 +133,7 @@ class DiceLoss(FormulaLoss):
         weight: Weight | None = None,
         soft_label: bool = False,
         ignore_index: int | None = None,
+        ddp: bool = False,
     ) -> None:
         formula = formulas.dice(smooth_nr, smooth_dr, squared_pred, jaccard, soft_label)
         shared = (
@@ -144,7 +146,7 @@ class DiceLoss(FormulaLoss):
             batch,
             ignore_index,
         )
-        super().__init__(formula, None, *shared, weight=weight)
+        super().__init__(formula, None, *shared, weight=weight, ddp=ddp)
 
 
 class TverskyLoss(FormulaLoss):
@@ -165,6 +167,7 @@ class TverskyLoss(FormulaLoss):
         batch: bool = False,
         soft_label: bool = False,
         ignore_index: int | None = None,
+        ddp: bool = False,
     ) -> None:
         formula = formulas.tversky(alpha, beta, smooth_nr, smooth_dr, soft_label)
         shared = (
@@ -177,7 +180,7 @@ class TverskyLoss(FormulaLoss):
             batch,
             ignore_index,
         )
-        super().__init__(formula, None, *shared)
+        super().__init__(formula, None, *shared, ddp=ddp)
 
 
 class FOGLoss(FormulaLoss):
@@ -294,6 +297,7 @@ class BoundaryLoss(FormulaLoss):
         spacing: Sequence[float] | None = None,
         empty: str = "zero",
         ignore_index: int | None = None,
+        ddp: bool = False,
         formula: Formula | None = None,
     ) -> None:
         shared = (
@@ -306,7 +310,7 @@ class BoundaryLoss(FormulaLoss):
             batch,
             ignore_index,
         )
-        super().__init__(formula or formulas.boundary(), spacing, *shared)
+        super().__init__(formula or formulas.boundary(), spacing, *shared, ddp=ddp)
         self.empty = empty
 
     def forward(
@@ -359,6 +363,7 @@ class HausdorffDTLoss(FormulaLoss):
         spacing: Sequence[float] | None = None,
         empty: str = "zero",
         ignore_index: int | None = None,
+        ddp: bool = False,
         formula: Formula | None = None,
     ) -> None:
         shared = (
@@ -371,7 +376,7 @@ class HausdorffDTLoss(FormulaLoss):
             batch,
             ignore_index,
         )
-        super().__init__(formula or formulas.hausdorff(), spacing, *shared)
+        super().__init__(formula or formulas.hausdorff(), spacing, *shared, ddp=ddp)
         self.alpha = alpha
         self.empty = empty
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -164,16 +165,39 @@ def test_run_killed_within_an_epoch_resumes_to_the_same_bits(
 
         def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             self.calls += 1
-            if self.calls == 6:
+            if self.calls == 1 + 6:  # after the rehearsal
                 raise KilledError
             return self.loss(logits, mask)
 
     with monkeypatch.context() as patch:
-        patch.setitem(LOSSES, "dice+fog", lambda weight, spacing: DiesInEpoch3(builder(weight, spacing)))
+        patch.setitem(
+            LOSSES, "dice+fog", lambda *weight, **options: DiesInEpoch3(builder(*weight, **options))
+        )
         with pytest.raises(KilledError):
             train(tiny_config(), subjects, tmp_path / "run", log=quiet)
     resume(tmp_path / "run", log=quiet)
     assert_same(weights(tmp_path / "run"), weights(uninterrupted.run_dir))
+
+
+def test_run_on_a_full_disk_names_the_file_and_resumes_to_the_same_bits(
+    tmp_path: Path, subjects: list[Subject], uninterrupted: TrainingResult
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
+    run = tmp_path / "run"
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*/run/(best|last)\.pt'"):
+            train(tiny_config(), subjects, run, on_epoch_end=fill_disk, log=quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path for path in run.iterdir() if path.name.startswith(".")] == []
+    assert load_checkpoint(run / "last.pt", torch.device("cpu"))[1]["epoch"] == 2
+    resume(run, log=quiet)
+    assert_same(weights(run), weights(uninterrupted.run_dir))
 
 
 def test_run_killed_before_its_first_checkpoint_resumes(
@@ -306,6 +330,26 @@ def test_workers_do_not_change_the_result(tmp_path: Path, subjects: list[Subject
     assert_same(weights(tmp_path / "0"), weights(tmp_path / "1"))
 
 
+def test_compiled_network_trains_alike_and_its_checkpoint_is_the_plain_networks(
+    tmp_path: Path, subjects: list[Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[nn.Module] = []
+    real = torch.compile
+
+    def traced(network: nn.Module) -> object:
+        compiled.append(network)
+        return real(network, backend="aot_eager")  # all of the way but the C++ compiler
+
+    monkeypatch.setattr(torch, "compile", traced)
+    for name in ("plain", "compiled"):
+        train(tiny_config(epochs=1, compile=name == "compiled"), subjects, tmp_path / name, log=quiet)
+    assert len(compiled) == 1
+    expected, found = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+
+
 def test_steps_per_epoch() -> None:
     assert steps_per_epoch(tiny_config(steps_per_epoch=None, samples_per_subject=4, batch_size=4), 15) == 15
     assert steps_per_epoch(tiny_config(steps_per_epoch=None, samples_per_subject=1, batch_size=4), 2) == 1
@@ -374,7 +418,25 @@ def test_errors_before_anything_is_written(tmp_path: Path, subjects: list[Subjec
             train(tiny_config(), table, run, log=quiet)
     with pytest.raises(InputError, match="precision: fp16 needs a CUDA device"):
         train(tiny_config(precision="fp16"), subjects, run, log=quiet)
+    too_deep = tiny_config(patch_size=8, channels=(2, 2, 2, 2), strides=(2, 2, 2))
+    with pytest.raises(InputError, match=r"patch_size, strides: the network cannot take crops .*spatial"):
+        train(too_deep, subjects, run, log=quiet)
     assert not run.exists()
+
+
+def test_step_that_does_not_fit_into_memory_is_an_error_before_the_run(
+    tmp_path: Path, subjects: list[Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Greedy(nn.Module):
+        def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setitem(LOSSES, "dice", lambda *weight, **reduction: Greedy())
+    with pytest.raises(
+        InputError, match=r"batch_size, patch_size: .* memory of cpu, got \(2, 3, 16, 16, 16\)"
+    ):
+        train(tiny_config(loss="dice"), subjects, tmp_path / "run", log=quiet)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="checks the error of a machine without a GPU")
@@ -399,7 +461,7 @@ def test_not_a_number_stops_the_run(
         def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return (logits * float("nan")).mean()
 
-    monkeypatch.setitem(LOSSES, "dice", lambda weight, spacing: NotANumber())
+    monkeypatch.setitem(LOSSES, "dice", lambda *weight, **reduction: NotANumber())
     with pytest.raises(FloatingPointError, match="training loss is nan in epoch 1"):
         train(tiny_config(loss="dice"), subjects, tmp_path / "run", log=quiet)
     assert not (tmp_path / "run" / "last.pt").exists()

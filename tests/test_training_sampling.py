@@ -11,14 +11,12 @@ from training_helpers import make_subjects, tiny_config
 from geoloss_kernels.training.augmentation import augment, elastic_deformation, intensity_shift
 from geoloss_kernels.training.sampling import (
     CropDataset,
-    EpochSampler,
+    EpochBatches,
     VolumeStore,
     random_crop,
     torch_generator,
 )
 from geoloss_kernels.training.volumes import Grid, Volume
-
-CPU = torch.device("cpu")
 
 
 def coordinate_volume(shape: tuple[int, int, int], lesion: tuple[int, int, int] | None) -> Volume:
@@ -72,10 +70,10 @@ def test_crops_depend_on_seed_and_number_alone(tmp_path: Path, num_workers: int)
 
     def epoch(number: int, seed: int = 7, workers: int = 0) -> torch.Tensor:
         config = tiny_config(seed=seed, cache=workers == 0)
-        sampler = EpochSampler(6)
-        sampler.epoch = number
+        batches = EpochBatches(3, 2)
+        batches.epoch = number
         dataset = CropDataset(VolumeStore(subjects, config), config)
-        loader = DataLoader(dataset, 2, sampler=sampler, num_workers=workers)
+        loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers)
         return torch.cat([image for image, _ in loader])
 
     first = epoch(1)
@@ -83,6 +81,15 @@ def test_crops_depend_on_seed_and_number_alone(tmp_path: Path, num_workers: int)
     assert torch.equal(first, epoch(1, workers=num_workers))
     assert not torch.equal(first, epoch(0))
     assert not torch.equal(first, epoch(1, seed=8))
+
+
+def test_processes_share_every_batch_among_them() -> None:
+    whole, first, second = EpochBatches(3, 4), EpochBatches(3, 4, 0, 2), EpochBatches(3, 4, 1, 2)
+    for batches in (whole, first, second):
+        batches.epoch = 2
+    assert list(whole) == [list(range(start, start + 4)) for start in (24, 28, 32)]
+    assert [a + b for a, b in zip(first, second, strict=True)] == list(whole)
+    assert len(first) == 3
 
 
 def test_every_subject_is_drawn_once_a_round(tmp_path: Path) -> None:
@@ -103,9 +110,13 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return image, mask
 
 
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    return [torch_generator(seed, number) for number in range(count)]
+
+
 def test_intensity_shift_is_one_value_per_channel_and_spares_the_background() -> None:
     image, _ = batch()
-    shifted = intensity_shift(image, 0.1, torch_generator(CPU, 1))
+    shifted = intensity_shift(image, 0.1, generators(1, len(image)))
     difference = shifted - image
     assert not difference[:, :, :3].any()
     inside = difference[:, :, 3:].flatten(2)
@@ -119,7 +130,7 @@ def test_elastic_deformation_of_coordinates_is_smooth_and_keeps_the_faces() -> N
     coordinates = torch.stack(torch.meshgrid(*[torch.arange(float(size))] * 3, indexing="ij"))[None]
     mask = (coordinates[:, :1] > 15).to(torch.uint8)
     config = tiny_config(elastic_probability=1.0, elastic_strength=0.4, elastic_control_points=points)
-    moved, moved_mask = elastic_deformation(coordinates, mask, config, torch_generator(CPU, 3))
+    moved, moved_mask = elastic_deformation(coordinates, mask, config, generators(3, 1))
     displacement = moved - coordinates
     limit = 0.4 * (size - 1) / (points - 1)
     assert 0.5 * limit < displacement.abs().max() <= limit + 1e-3
@@ -136,7 +147,7 @@ def test_elastic_deformation_of_coordinates_is_smooth_and_keeps_the_faces() -> N
 def test_augmentation_is_seeded_and_partial() -> None:
     image, mask = batch()
     config = tiny_config(intensity_shift=0.0, elastic_probability=0.5)
-    first, again, other = (augment(image, mask, config, torch_generator(CPU, 5, n)) for n in (0, 0, 1))
+    first, again, other = (augment(image, mask, config, generators(n, 4)) for n in (0, 0, 1))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
@@ -144,10 +155,21 @@ def test_augmentation_is_seeded_and_partial() -> None:
     assert 0 < sum(untouched) < 4
 
 
+def test_augmentation_of_a_crop_does_not_depend_on_the_rest_of_the_batch() -> None:
+    image, mask = batch()
+    config = tiny_config(elastic_probability=0.5)
+    whole = augment(image, mask, config, generators(0, 4))
+    halves = [
+        augment(image[part], mask[part], config, generators(0, 4)[part]) for part in (slice(2), slice(2, 4))
+    ]
+    for position, tensor in enumerate(whole):
+        torch.testing.assert_close(torch.cat([half[position] for half in halves]), tensor)
+
+
 def test_augmentation_can_be_off() -> None:
     image, mask = batch()
     same_image, same_mask = augment(
-        image, mask, tiny_config(intensity_shift=0, elastic_probability=0), torch_generator(CPU, 0)
+        image, mask, tiny_config(intensity_shift=0, elastic_probability=0), generators(0, 4)
     )
     assert torch.equal(same_image, image)
     assert torch.equal(same_mask, mask)

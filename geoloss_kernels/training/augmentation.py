@@ -1,6 +1,11 @@
-"""Intensity shift and elastic deformation of batches of crops, on their device, from a seeded generator."""
+"""Intensity shift and elastic deformation of batches of crops, on their device.
+
+What is random of a crop comes from its own generator, so that it does not depend on the rest of the batch.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +15,7 @@ from geoloss_kernels.training.config import TrainingConfig
 
 
 def augment(
-    image: Tensor, mask: Tensor, config: TrainingConfig, generator: torch.Generator
+    image: Tensor, mask: Tensor, config: TrainingConfig, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """Deform and shift a batch.
 
@@ -18,35 +23,35 @@ def augment(
         image: ``[N, C, D, H, W]`` float32, 0 outside the head.
         mask: ``[N, 1, D, H, W]``, any dtype; its values are preserved (nearest neighbour).
         config: uses ``elastic_*`` and ``intensity_shift``.
-        generator: on the device of ``image``.
+        generators: of the N crops, on the CPU.
     """
     if config.elastic_probability > 0 and config.elastic_strength > 0:
-        image, mask = elastic_deformation(image, mask, config, generator)
+        image, mask = elastic_deformation(image, mask, config, generators)
     if config.intensity_shift > 0:
-        image = intensity_shift(image, config.intensity_shift, generator)
+        image = intensity_shift(image, config.intensity_shift, generators)
     return image, mask
 
 
-def intensity_shift(image: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+def intensity_shift(image: Tensor, largest: float, generators: Sequence[torch.Generator]) -> Tensor:
     """Add one value in ``[-largest, largest]`` per sample and channel to the voxels that are not 0."""
-    shape = (*image.shape[:2], *[1] * (image.ndim - 2))
-    shift = torch.rand(shape, generator=generator, device=image.device, dtype=image.dtype) * 2 - 1
+    shift = _uniform((image.shape[1], 1, 1, 1), generators, image)
     return image + largest * shift * (image != 0)
 
 
 def elastic_deformation(
-    image: Tensor, mask: Tensor, config: TrainingConfig, generator: torch.Generator
+    image: Tensor, mask: Tensor, config: TrainingConfig, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """Resample along a smooth random displacement of a coarse control grid, for a random part of the batch.
 
     The displacement is 0 on the faces of the crop, so nothing is drawn from outside it, and below half the
     control point distance, so it does not fold.
     """
-    drawn = torch.rand(len(image), generator=generator, device=image.device) < config.elastic_probability
-    chosen = drawn.nonzero().flatten()
-    if len(chosen) == 0:
+    drawn = [float(torch.rand((), generator=generator)) for generator in generators]
+    positions = [position for position, value in enumerate(drawn) if value < config.elastic_probability]
+    if not positions:
         return image, mask
-    displacement = _control_displacement(len(chosen), config, generator, image)
+    chosen = torch.tensor(positions, device=image.device)
+    displacement = _control_displacement(config, [generators[position] for position in positions], image)
     dense = functional.interpolate(displacement, size=image.shape[2:], mode="trilinear", align_corners=True)
     points = _identity_grid(image) + dense.movedim(1, -1)
     moved_image = functional.grid_sample(
@@ -66,11 +71,16 @@ def _identity_grid(image: Tensor) -> Tensor:
 
 
 def _control_displacement(
-    count: int, config: TrainingConfig, generator: torch.Generator, like: Tensor
+    config: TrainingConfig, generators: Sequence[torch.Generator], like: Tensor
 ) -> Tensor:
-    """``[count, 3, P, P, P]`` displacements in grid_sample's units, where a crop spans 2; 0 on the faces."""
+    """``[N, 3, P, P, P]`` displacements in grid_sample's units, where a crop spans 2; 0 on the faces."""
     points = config.elastic_control_points
-    inner = (count, 3, *[points - 2] * 3)
     largest = config.elastic_strength * 2 / (points - 1)
-    uniform = torch.rand(inner, generator=generator, device=like.device, dtype=like.dtype) * 2 - 1
-    return functional.pad(largest * uniform, [1] * 6)
+    inner = _uniform((3, *[points - 2] * 3), generators, like)
+    return functional.pad(largest * inner, [1] * 6)
+
+
+def _uniform(shape: Sequence[int], generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
+    """``[N, *shape]`` between -1 and 1, with the dtype and device of ``like``."""
+    drawn = [torch.rand(shape, generator=generator, dtype=like.dtype) for generator in generators]
+    return (torch.stack(drawn) * 2 - 1).to(like.device, non_blocking=True)

@@ -48,6 +48,8 @@ class TrainingConfig:
     """Change of the weights per epoch in the schedules increase and rebalance."""
     spacing_aware: bool = False
     """Divide differences by the voxel spacing (mm); the paper does not."""
+    batch_dice: bool = False
+    """Sum over the whole batch, and over the processes of data-parallel training, before dividing."""
 
     # Data
     modalities: tuple[str, ...] = ("t1", "t2", "flair")
@@ -60,6 +62,7 @@ class TrainingConfig:
     # Random crops
     patch_size: Triple = (64, 64, 64)
     batch_size: int = 4
+    """Crops per step, of all processes of data-parallel training together."""
     samples_per_subject: int = 4
     """Crops of each training subject per epoch when ``steps_per_epoch`` is not given."""
     steps_per_epoch: int | None = None
@@ -92,6 +95,10 @@ class TrainingConfig:
     """Fractions of the epochs after which the learning rate is halved."""
     precision: str = "fp32"
     """Autocast of the network: fp32 (none), bf16, or fp16 (CUDA only); the loss always sees fp32 logits."""
+    compile: bool = False
+    """Train the network through ``torch.compile``."""
+    deterministic: bool = True
+    """Have cuDNN choose algorithms that repeat bit for bit on a device; the CPU's always do."""
 
     # Validation
     validation_interval: int = 5

@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,17 @@ from geoloss_kernels.metrics import LesionSummary, lesion_metrics, summarise
 from geoloss_kernels.training.augmentation import augment
 from geoloss_kernels.training.config import TrainingConfig
 from geoloss_kernels.training.curves import plot_progress
-from geoloss_kernels.training.devices import autocast, check_precision, resolve_device, wall_clock
+from geoloss_kernels.training.devices import autocast, check_precision, wall_clock
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.inference import predict_probability, to_mask
 from geoloss_kernels.training.losses import Spacing, build_loss
 from geoloss_kernels.training.network import build_network
+from geoloss_kernels.training.processes import Processes
 from geoloss_kernels.training.run_folder import EpochRecord, RunFolder, load_checkpoint, save_checkpoint
 from geoloss_kernels.training.sampling import (
     AUGMENTATION_STREAM,
     CropDataset,
-    EpochSampler,
+    EpochBatches,
     VolumeStore,
     torch_generator,
 )
@@ -78,23 +80,24 @@ def train(
     only listed.
 
     Writes the run folder described in ``run_folder``. Deterministic on the CPU for a given configuration,
-    table and number of threads.
+    table and number of threads. The processes of torch.distributed's default group, where it was initialised,
+    train together: each with its part of every batch and of the validation subjects, the first one writing
+    and reporting. They all have to call this function.
 
     Args:
         config: what to compute.
         subjects: the table; at least one training subject. Every training and validation subject needs a
             mask.
         run_dir: new folder.
-        on_epoch_end: called after the checkpoint of each epoch is written.
+        on_epoch_end: called after the checkpoint of each epoch is written, in the first process.
         log: takes the lines that report progress.
 
     Raises:
         InputError: before anything is trained or written, for what the user can correct.
     """
-    check_training_subjects(config, subjects, log)
-    device = resolve_device(config.device)
-    trainer = _Trainer(config, subjects, device, log)
-    return trainer.run(RunFolder.create(run_dir, config, subjects), on_epoch_end)
+    trainer = _prepare(config, subjects, log)
+    trainer.processes.once(lambda: RunFolder.create(run_dir, config, subjects))
+    return trainer.run(RunFolder.open(run_dir), on_epoch_end)
 
 
 def resume(run_dir: Path, *, on_epoch_end: EpochCallback | None = None, log: Log = print) -> TrainingResult:
@@ -104,12 +107,20 @@ def resume(run_dir: Path, *, on_epoch_end: EpochCallback | None = None, log: Log
     """
     folder = RunFolder.open(run_dir)
     config, subjects = folder.load_config(), folder.load_subjects()
-    check_training_subjects(config, subjects, log)
-    trainer = _Trainer(config, subjects, resolve_device(config.device), log)
+    trainer = _prepare(config, subjects, log)
     if folder.last_checkpoint.is_file():
         _, state = load_checkpoint(folder.last_checkpoint, torch.device("cpu"))
         trainer.load_state(state)
     return trainer.run(folder, on_epoch_end)
+
+
+def _prepare(config: TrainingConfig, subjects: Sequence[Subject], log: Log) -> _Trainer:
+    """A trainer of which everything that can be known before the first epoch is checked."""
+    log = log if Processes.current().is_first else _ignore
+    check_training_subjects(config, subjects, log)
+    trainer = _Trainer(config, subjects, log)
+    trainer.rehearse()
+    return trainer
 
 
 def check_training_subjects(config: TrainingConfig, subjects: Sequence[Subject], log: Log) -> None:
@@ -148,56 +159,88 @@ def steps_per_epoch(config: TrainingConfig, training_subjects: int) -> int:
 class _Trainer:
     """State of a run between epochs, and the epochs."""
 
-    def __init__(
-        self, config: TrainingConfig, subjects: Sequence[Subject], device: torch.device, log: Log
-    ) -> None:
-        check_precision(device, config.precision)
+    def __init__(self, config: TrainingConfig, subjects: Sequence[Subject], log: Log) -> None:
         self.config = config
-        self.device = device
+        self.processes = Processes.current()
+        self.processes.check_batch_size(config.batch_size)
+        self.device = self.processes.device(config.device)
+        check_precision(self.device, config.precision)
         self.log = log
         self.validation = VolumeStore(_of_split(subjects, "validation"), config)
         training = VolumeStore(_of_split(subjects, "train"), config)
         self.steps = steps_per_epoch(config, len(training))
-        self.sampler = EpochSampler(self.steps * config.batch_size)
+        self.crops = EpochBatches(self.steps, config.batch_size, self.processes.rank, self.processes.count)
         self.batches = DataLoader(
             CropDataset(training, config),
-            config.batch_size,
-            sampler=self.sampler,
+            batch_sampler=self.crops,
             num_workers=config.num_workers,
             persistent_workers=config.num_workers > 0,
-            pin_memory=device.type == "cuda",
+            pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),
         )
         self.loss_spacing = _loss_spacing(config, training)
         self.loss_weights: Weights | None = None
         _seed_generators(config.seed)
-        self.network = build_network(config).to(device)
+        torch.backends.cudnn.deterministic = config.deterministic
+        self.network = build_network(config).to(self.device)
+        self.trained_network = self.processes.parallel(
+            torch.compile(self.network) if config.compile else self.network
+        )
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         milestones = [round(fraction * config.epochs) for fraction in config.milestones]
         self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, milestones, gamma=0.5)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.history: list[EpochRecord] = []
         self.best_epoch: int | None = None
         self.best_dice = float("nan")
+
+    def rehearse(self) -> None:
+        """One step that changes nothing, to fail before the first epoch rather than in it.
+
+        Raises:
+            InputError: the network cannot take such crops, or there is not enough memory.
+        """
+        config = self.config
+        crops = (config.batch_size // self.processes.count, len(config.modalities), *config.patch_size)
+        image = torch.zeros(crops, device=self.device)
+        self.network.train()
+        self._weigh_loss(len(self.history) + 1)
+        try:
+            self._backward(image, torch.zeros_like(image[:, :1], dtype=torch.uint8))
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"batch_size, patch_size: expected a step that fits into the memory of {self.device}, "
+                f"got {crops}: {error}"
+            ) from error
+        except ValueError as error:
+            raise InputError(
+                f"patch_size, strides: the network cannot take crops {crops}: {error}"
+            ) from error
+        self.optimizer.zero_grad(set_to_none=True)
 
     def run(self, folder: RunFolder, on_epoch_end: EpochCallback | None) -> TrainingResult:
         """Train the epochs that are left."""
         from torch.utils.tensorboard import SummaryWriter
 
         first_epoch = len(self.history) + 1
-        folder.record_environment(first_epoch, self.device)
+        is_first = self.processes.is_first
+        if is_first:
+            folder.record_environment(first_epoch, self.device)
         if len(self.validation) == 0:
             self.log("no validation subjects: best.pt will not be written, last.pt is the model")
-        with SummaryWriter(str(folder.tensorboard_dir), purge_step=first_epoch) as events:
+        events_dir = str(folder.tensorboard_dir)
+        with SummaryWriter(events_dir, purge_step=first_epoch) if is_first else nullcontext() as events:
             for epoch in range(first_epoch, self.config.epochs + 1):
                 record = self._epoch(epoch)
-                self._save(folder, record)
-                _write_events(events, record)
-                self.log(_describe(record, self.config.epochs))
-                if on_epoch_end is not None:
-                    on_epoch_end(record)
+                improved = self._take_in(record)
+                if is_first:
+                    self._save(folder, record, improved)
+                    _write_events(events, record)
+                    self.log(_describe(record, self.config.epochs))
+                    if on_epoch_end is not None:
+                        on_epoch_end(record)
         self.network.eval()
         return TrainingResult(folder.path, self.network, self.history, self.best_epoch, self.best_dice)
 
@@ -249,7 +292,7 @@ class _Trainer:
         Medians, because the first step of a process pays for one-off initialisation.
         """
         self.network.train()
-        self.sampler.epoch = epoch - 1
+        self.crops.epoch = epoch - 1
         self._weigh_loss(epoch)
         losses: list[Tensor] = []
         loss_seconds: list[float] = []
@@ -257,13 +300,15 @@ class _Trainer:
         for step, (image, mask) in enumerate(_progress_bar(self.batches, f"epoch {epoch}")):
             image = image.to(self.device, non_blocking=True)
             mask = mask.to(self.device, non_blocking=True)
-            global_step = (epoch - 1) * self.steps + step
-            generator = torch_generator(self.device, self.config.seed, AUGMENTATION_STREAM, global_step)
-            loss, seconds = self._step(*augment(image, mask, self.config, generator))
+            generators = [
+                torch_generator(self.config.seed, AUGMENTATION_STREAM, crop)
+                for crop in self.crops.crops(step)
+            ]
+            loss, seconds = self._step(*augment(image, mask, self.config, generators))
             losses.append(loss)
             loss_seconds.append(seconds)
             boundaries.append(wall_clock(self.device))
-        mean_loss = float(torch.stack(losses).double().mean())
+        mean_loss = self.processes.mean(float(torch.stack(losses).double().mean()))
         if not np.isfinite(mean_loss):
             raise FloatingPointError(f"training loss is {mean_loss} in epoch {epoch}")
         return mean_loss, float(np.median(np.diff(boundaries))), float(np.median(loss_seconds))
@@ -275,14 +320,28 @@ class _Trainer:
             epoch, config.loss, config.loss_coefficient, config.loss_schedule, config.loss_schedule_step
         )
         if weights != self.loss_weights:
-            loss = build_loss(config.loss, weights.geometric, self.loss_spacing, weights.dice)
+            loss = build_loss(
+                config.loss,
+                weights.geometric,
+                self.loss_spacing,
+                weights.dice,
+                batch=config.batch_dice,
+                ddp=config.batch_dice and self.processes.count > 1,
+            )
             self.loss, self.loss_weights = loss.to(self.device), weights
 
     def _step(self, image: Tensor, mask: Tensor) -> tuple[Tensor, float]:
         """One optimiser step; the loss, and the seconds its forward and backward took."""
         self.optimizer.zero_grad(set_to_none=True)
+        loss, seconds = self._backward(image, mask)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss, seconds
+
+    def _backward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, float]:
+        """Forward and backward; the loss, and the seconds its forward and backward took."""
         with autocast(self.device, self.config.precision):
-            logits = self.network(image)
+            logits = self.trained_network(image)
         boundary = logits.detach().float().requires_grad_()
         started = wall_clock(self.device)
         loss = self.loss(boundary, mask)
@@ -290,29 +349,32 @@ class _Trainer:
         seconds = wall_clock(self.device) - started
         assert boundary.grad is not None
         logits.backward(boundary.grad.to(logits.dtype))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
         return loss.detach(), seconds
 
     def _validate(self) -> LesionSummary:
         """Mean metrics over the validation subjects, on their cropped volumes."""
         metrics = []
-        for index in range(len(self.validation)):
+        for index in self.processes.share(range(len(self.validation))):
             volume = self.validation[index]
             assert volume.mask is not None
             probability = predict_probability(self.network, volume.image, self.config, self.device).numpy()
             prediction = to_mask(probability, self.config.threshold, self.config.min_lesion_size)
             metrics.append(lesion_metrics(prediction, volume.mask[0].numpy()))
-        return summarise(metrics)
+        return summarise(self.processes.collect(metrics))
 
-    def _save(self, folder: RunFolder, record: EpochRecord) -> None:
-        """Take in the finished epoch and write everything that a reader or a resumed run needs."""
+    def _take_in(self, record: EpochRecord) -> bool:
+        """Add a finished epoch to the history; whether it is the best so far."""
         self.history.append(record)
         improved = record.validation_dice > self.best_dice or (
             self.best_epoch is None and not np.isnan(record.validation_dice)
         )
         if improved:
             self.best_epoch, self.best_dice = record.epoch, record.validation_dice
+        return improved
+
+    def _save(self, folder: RunFolder, record: EpochRecord, improved: bool) -> None:
+        """Write everything that a reader or a resumed run needs."""
+        if improved:
             save_checkpoint(
                 folder.best_checkpoint,
                 self.config,
@@ -322,6 +384,10 @@ class _Trainer:
         folder.write_metrics(self.history)
         if record.epoch % self.config.validation_interval == 0 or record.epoch == self.config.epochs:
             plot_progress(self.history, folder.progress_file, f"{folder.path.name}: {self.config.loss}")
+
+
+def _ignore(line: str) -> None:
+    """Takes a line of progress."""
 
 
 def _of_split(subjects: Sequence[Subject], *splits: str) -> list[Subject]:

@@ -144,8 +144,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def save_checkpoint(path: Path, config: TrainingConfig, content: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain Python values, so that loading it runs no code."""
+    # By way of memory: torch reports a full disk as a RuntimeError.
+    data = io.BytesIO()
+    torch.save({"version": CHECKPOINT_VERSION, "config": config.to_mapping(), **content}, data)
     with replacing(path) as temporary:
-        torch.save({"version": CHECKPOINT_VERSION, "config": config.to_mapping(), **content}, temporary)
+        temporary.write_bytes(data.getbuffer())
 
 
 def load_checkpoint(path: Path, device: torch.device) -> tuple[TrainingConfig, dict[str, Any]]:

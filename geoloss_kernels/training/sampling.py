@@ -59,19 +59,29 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         return random_crop(volume, self._config.patch_size, self._config.lesion_crop_fraction, generator)
 
 
-class EpochSampler(Sampler[int]):
-    """Numbers of the crops of one epoch; set ``epoch`` (0-based) before iterating."""
+class EpochBatches(Sampler[list[int]]):
+    """Numbers of the crops of each step of an epoch; set ``epoch`` (0-based) before iterating.
 
-    def __init__(self, crops_per_epoch: int) -> None:
+    Of ``processes`` that train together each has an equal part of every batch, process ``rank`` the
+    ``rank``-th.
+    """
+
+    def __init__(self, steps: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
         self.epoch = 0
-        self._crops_per_epoch = crops_per_epoch
+        self._steps = steps
+        self._batch_size = batch_size
+        self._part = range(rank * batch_size // processes, (rank + 1) * batch_size // processes)
 
     def __len__(self) -> int:
-        return self._crops_per_epoch
+        return self._steps
 
-    def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self._crops_per_epoch
-        return iter(range(first, first + self._crops_per_epoch))
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(self.crops, range(self._steps))
+
+    def crops(self, step: int) -> list[int]:
+        """Of one step of the epoch."""
+        first = (self.epoch * self._steps + step) * self._batch_size
+        return [first + position for position in self._part]
 
 
 def random_crop(
@@ -99,10 +109,10 @@ def random_crop(
     return image[box], mask[box]
 
 
-def torch_generator(device: torch.device, *key: int) -> torch.Generator:
-    """A torch generator whose state depends on ``key`` alone."""
+def torch_generator(*key: int) -> torch.Generator:
+    """A generator of the CPU whose state depends on ``key`` alone."""
     (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state) >> 1)
+    return torch.Generator().manual_seed(int(state) >> 1)
 
 
 def _pad_to(tensor: Tensor, size: Sequence[int], margin: Sequence[int]) -> Tensor:
