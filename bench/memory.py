@@ -1,18 +1,9 @@
-"""Page faults and peak memory of the process, read from Linux and glibc."""
+"""Page faults of the process, and how glibc allocates its memory."""
 
 from __future__ import annotations
 
 import ctypes
-import gc
-import re
 import resource
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-STATUS = Path("/proc/self/status")
-CLEAR_REFS = Path("/proc/self/clear_refs")
-RESET_PEAK = "5"
 
 # Of mallopt(3): above which size a block is a mapping of its own, and how much free memory stays.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -52,38 +43,3 @@ def reserve(size: int) -> None:
 def page_faults() -> int:
     """Pages that the process has touched first so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
-def peak_growth(
-    call: Callable[[], Any], release: Callable[[], None] = lambda: None, repeats: int = 3
-) -> int | None:
-    """Bytes by which the resident memory peaks above its start during ``call``: the least of ``repeats``.
-
-    ``release`` drops before each what the last call left, which would hide as much of the next one's.
-    Counts whatever allocates: PyTorch, NumPy, C++. The kernel counts per core in batches, so that some
-    100 kB are noise. None where the kernel does not tell.
-    """
-    if not CLEAR_REFS.exists():
-        return None
-    return min(_growth(call, release) for _ in range(repeats))
-
-
-def _growth(call: Callable[[], Any], release: Callable[[], None]) -> int:
-    release()
-    gc.collect()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
-    CLEAR_REFS.write_text(RESET_PEAK)
-    before = _status("VmRSS")
-    result = call()
-    peak = _status("VmHWM")
-    del result
-    return max(0, peak - before)
-
-
-def _status(field: str) -> int:
-    match = re.search(rf"^{field}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
-    if match is None:
-        raise RuntimeError(f"{STATUS}: expected a line {field}, found none")
-    return 1024 * int(match[1])

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from bench.cases import Case
 from bench.inputs import Shape, Volumes
-from bench.memory import page_faults, peak_growth, reserve
+from bench.memory import page_faults, reserve
 from bench.providers import Provider, Steps
+from geoloss_kernels.reporting.memory import peak_growth
 
 PHASES = ("forward", "backward", "both")
 CUDA_PHASES = ("graph", "host")

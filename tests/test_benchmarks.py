@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from bench import __main__ as command
-from bench import bars, gate, memory, plain_losses, report, timing
+from bench import bars, gate, plain_losses, report, timing
 from bench.cases import COMPILED, LOSSES, MEMORY, OURS, PLAIN_COMPILED, Case, make_cases
 from bench.inputs import format_shape, make_volumes, parse_shape
 from bench.providers import SUM, Provider, Steps, compiled, of_loss
 from bench.timing import Measurement, Plan, calls_within, measure, takes_part
+from geoloss_kernels.reporting.memory import peak_growth
 
 SMALL = (2, 1, 12, 13, 14)
 MIB = 1 << 20
@@ -229,7 +230,7 @@ class TestMemory:
         def call() -> None:
             torch.ones(64 * MIB // 4).add_(1)
 
-        growth = memory.peak_growth(call)
+        growth = peak_growth(call)
         assert growth == pytest.approx(64 * MIB, abs=MIB)
 
     def test_what_the_last_call_left_hides_nothing(self):
@@ -238,7 +239,7 @@ class TestMemory:
         def call() -> None:
             left.append(torch.ones(64 * MIB // 4))
 
-        assert memory.peak_growth(call, left.clear) == pytest.approx(64 * MIB, abs=MIB)
+        assert peak_growth(call, left.clear) == pytest.approx(64 * MIB, abs=MIB)
 
     def test_fused_loss_needs_its_gradient_alone(self):
         (case,) = (case for case in eager_cases() if case.name == "dice_fog")

@@ -95,18 +95,18 @@ class Preset:
 
 CPU = Preset(
     name="cpu",
-    summary="a small study on two cores, about 90 minutes",
+    summary="a small study on two cores, about an hour",
     data=(
         DataPlan("ge30", 24, 2.0, (64, 64, 24), THICK_SLICES),
         DataPlan("si170", 30, 2.0, (48, 48, 48), ISOTROPIC),
     ),
     network="unet",
     channels=(16, 32, 64, 128),
-    epochs=20,
-    steps_per_epoch=50,
+    epochs=10,
+    steps_per_epoch=40,
     batch_size=4,
     learning_rate=3e-3,
-    validation_interval=4,
+    validation_interval=5,
     precision="fp32",
     num_workers=0,
     seeds=1,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -183,9 +183,8 @@ class _Trainer:
         _seed_generators(config.seed)
         torch.backends.cudnn.deterministic = config.deterministic
         self.network = build_network(config).to(self.device)
-        self.trained_network = self.processes.parallel(
-            torch.compile(self.network) if config.compile else self.network
-        )
+        compiled = cast(nn.Module, torch.compile(self.network)) if config.compile else self.network
+        self.trained_network = self.processes.parallel(compiled)
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
