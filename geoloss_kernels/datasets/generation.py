@@ -26,7 +26,7 @@ from geoloss_kernels.datasets.registration import register_to_mni, transformed
 from geoloss_kernels.datasets.scans import MODALITIES, Scan, make_scan, write_image, write_mask
 from geoloss_kernels.datasets.transplants import transplant_lesions
 from geoloss_kernels.training.errors import InputError
-from geoloss_kernels.training.files import write_text
+from geoloss_kernels.training.files import exclusive, write_text
 from geoloss_kernels.training.layouts import IMAGE_SUFFIXES, load_subjects
 from geoloss_kernels.training.subjects import SPLITS, Subject
 
@@ -81,14 +81,23 @@ def make_dataset(folder: Path, recipe: DatasetRecipe, *, workers: int = 1, log: 
         log: Takes a line per subject.
 
     Raises:
-        InputError: `folder` holds something else, or a data set of another recipe; a package is missing; a
-            folder of the recipe holds fewer than three files; a label map or a mask is not usable.
+        InputError: `folder` holds something else, or a data set of another recipe, or is in use; a package
+            is missing; a folder of the recipe holds fewer than three files; a label map or a mask is not
+            usable.
     """
     if workers < 1:
         raise InputError(f"workers: expected at least 1, got {workers}")
     _require_packages(recipe)
     plans = make_plans(recipe)
     _claim(folder, card(recipe, plans))
+    with exclusive(folder):
+        _make_missing(folder, recipe, plans, workers, log)
+        _describe(folder, recipe, plans)
+    return load_subjects(folder, MODALITIES)
+
+
+def _make_missing(folder: Path, recipe: DatasetRecipe, plans: Sequence[Plan], workers: int, log: Log) -> None:
+    """Makes the subjects of `plans` whose files are not all there."""
     _remove_leftovers(folder)
     files = [subject_files(folder, plan) for plan in plans]
     missing = [(plan, paths) for plan, paths in zip(plans, files, strict=True) if not paths.exist()]
@@ -106,8 +115,6 @@ def make_dataset(folder: Path, recipe: DatasetRecipe, *, workers: int = 1, log: 
         ]
         for done, message in enumerate(run(_make_subject, jobs), 1):
             log(f"{message} ({done}/{len(jobs)}, {time.perf_counter() - started:.0f} s)")
-    _describe(folder, recipe, plans)
-    return load_subjects(folder, MODALITIES)
 
 
 def make_plans(recipe: DatasetRecipe) -> list[Plan]:

@@ -16,6 +16,7 @@ from geoloss_kernels.study.presets import PRESETS
 from geoloss_kernels.study.report import PATIENTS, write_report
 from geoloss_kernels.study.settings import DEFAULT_PRESET, StudySettings, open_study
 from geoloss_kernels.training.errors import InputError
+from geoloss_kernels.training.files import exclusive
 from geoloss_kernels.training.subjects import Subject
 
 
@@ -64,11 +65,19 @@ def run(args: argparse.Namespace) -> None:
     """Runs the study in `args.out`, or what is left of it.
 
     Raises:
-        InputError: an option or a subject is at fault, or `args.out` holds something else.
+        InputError: an option or a subject is at fault, or `args.out` holds something else or is in use.
     """
     started = time.perf_counter()
     out = args.out
     settings = open_study(out, given_options(args))
+    with exclusive(out):
+        report = _run(settings, out, started)
+    log("\n".join(["", *map(str, report)]))
+    log(f"Done in {(time.perf_counter() - started) / 60:.1f} min")
+
+
+def _run(settings: StudySettings, out: Path, started: float) -> list[Path]:
+    """Does what is left of the study; the files of the report."""
     log(f"preset {settings.preset}: {settings.size.summary}")
     data = prepare_data(settings, out / "data", log)
     test_sets = {dataset.name: _test_sets(dataset, settings, out) for dataset in data}
@@ -78,9 +87,7 @@ def run(args: argparse.Namespace) -> None:
         title = f"{cell.data.name}, {TITLES[cell.method]}, seed {cell.seed}"
         log(f"\n[{number}/{len(cells)}, {minutes:.1f} min] {title}")
         run_cell(cell, settings.size, test_sets[cell.data.name], log)
-    report = write_report(out, settings, cells)
-    log("\n".join(["", *map(str, report)]))
-    log(f"Done in {(time.perf_counter() - started) / 60:.1f} min")
+    return write_report(out, settings, cells)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,11 +1,17 @@
-"""Files that are either whole or absent, also when the program is killed."""
+"""Files that are either whole or absent, also when the program is killed; folders that one program writes."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from geoloss_kernels.training.errors import InputError
+
+_locked: set[int] = set()
+"""Descriptors of the folders that are locked."""
 
 
 @contextmanager
@@ -30,3 +36,35 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other programs out of ``folder``; the lock goes with the process, also when that is killed.
+
+    Raises:
+        InputError: another program is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"{folder}: in use by another process") from None
+    _locked.add(descriptor)
+    try:
+        yield
+    finally:
+        _locked.remove(descriptor)
+        os.close(descriptor)
+
+
+def _let_go() -> None:
+    """In a child process, which would hold the locks for as long as it lives."""
+    for descriptor in _locked:
+        os.close(descriptor)
+    _locked.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +26,7 @@ from geoloss_kernels.training.config import TrainingConfig
 from geoloss_kernels.training.curves import plot_progress
 from geoloss_kernels.training.devices import autocast, check_precision, wall_clock
 from geoloss_kernels.training.errors import InputError
+from geoloss_kernels.training.files import exclusive
 from geoloss_kernels.training.inference import predict_probability, to_mask
 from geoloss_kernels.training.losses import Spacing, build_loss
 from geoloss_kernels.training.network import build_network
@@ -221,20 +222,19 @@ class _Trainer:
 
     def run(self, folder: RunFolder, on_epoch_end: EpochCallback | None) -> TrainingResult:
         """Train the epochs that are left."""
-        from torch.utils.tensorboard import SummaryWriter
-
         first_epoch = len(self.history) + 1
-        is_first = self.processes.is_first
-        if is_first:
-            folder.record_environment(first_epoch, self.device)
         if len(self.validation) == 0:
             self.log("no validation subjects: best.pt will not be written, last.pt is the model")
-        events_dir = str(folder.tensorboard_dir)
-        with SummaryWriter(events_dir, purge_step=first_epoch) if is_first else nullcontext() as events:
+        with ExitStack() as stack:
+            self.processes.once(lambda: stack.enter_context(exclusive(folder.path)))
+            events = None
+            if self.processes.is_first:
+                folder.record_environment(first_epoch, self.device)
+                events = stack.enter_context(_events(folder, first_epoch))
             for epoch in range(first_epoch, self.config.epochs + 1):
                 record = self._epoch(epoch)
                 improved = self._take_in(record)
-                if is_first:
+                if events is not None:
                     self._save(folder, record, improved)
                     _write_events(events, record)
                     self.log(_describe(record, self.config.epochs))
@@ -440,6 +440,13 @@ def _progress_bar(batches: DataLoader[Any], description: str) -> Iterable[Any]:
     from tqdm import tqdm
 
     return tqdm(batches, description, leave=False)
+
+
+def _events(folder: RunFolder, first_epoch: int) -> Any:
+    """TensorBoard's writer, which drops what an interrupted run wrote of the epochs to come."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder.tensorboard_dir), purge_step=first_epoch)
 
 
 def _write_events(events: Any, record: EpochRecord) -> None:
