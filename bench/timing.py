@@ -24,6 +24,7 @@ PHASES = ("forward", "backward", "both")
 CUDA_PHASES = ("graph", "host")
 FEWEST_CALLS = 3
 FAST = 0.5  # s; faster calls follow on an untimed one, which wakes the threads
+SLOW = 1.0  # s; the memory of such a call is far above the noise of counting it
 EVICTION_BYTES = 1 << 28
 RESERVED_ARRAYS = 128
 RESERVED_LIMIT = 2000 << 20
@@ -152,7 +153,8 @@ class Run:
         return None if growth is None else max(0, growth - gradient)
 
     def _peak_growth(self) -> int | None:
-        return peak_growth(self._call, self.steps.release)
+        seconds = self.measurement.spread("forward").median
+        return peak_growth(self._call, self.steps.release, repeats=1 if seconds > SLOW else 3)
 
     def _call(self) -> tuple[float, float, int]:
         """Seconds forward and backward, and page faults. Frees the result and the gradient, untimed."""

@@ -186,7 +186,7 @@ class TestTiming:
 
     def test_all_take_turns(self, monkeypatch, log):
         monkeypatch.setattr(timing, "FAST", 0.0)
-        monkeypatch.setattr(timing, "peak_growth", lambda *_: None)
+        monkeypatch.setattr(timing, "peak_growth", lambda *_, **options: None)
         names = ("a", "b", "c")
         recorded(Plan(rounds=10), *(Recorder(name, log) for name in names))
         visits = [line[0] for line in log if "forward" in line][2 * len(names) :]
