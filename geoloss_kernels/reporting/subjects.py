@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from geoloss_kernels.reporting.figures import VoxelSize, draw_segmentation, draw_transforms
 from geoloss_kernels.training.subjects import Subject
+from geoloss_kernels.training.volumes import load_images
 
 TITLES = {"t1": "T1", "t2": "T2", "flair": "FLAIR"}
 
@@ -51,5 +51,5 @@ def load_reference(path: Path | None) -> tuple[NDArray[np.bool_], VoxelSize]:
 
 def load_canonical(path: Path) -> tuple[NDArray[np.float32], VoxelSize]:
     """Values [X, Y, Z] in RAS+ orientation, and the voxel size in mm."""
-    image = nibabel.as_closest_canonical(nibabel.load(path))
-    return image.get_fdata(dtype=np.float32), image.header.get_zooms()[:3]
+    images, grid = load_images({"image": path})
+    return grid.to_volume(images["image"]), grid.spacing

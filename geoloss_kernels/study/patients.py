@@ -53,8 +53,7 @@ def _write_resampled(
     if subject.mask is None:
         raise InputError(f"subject {subject.name} has no lesion mask")
     ratios = np.divide(voxel_size, grid.spacing)
-    canonical_affine = _canonical_affine(grid)
-    affine = canonical_affine @ _coarser(ratios)
+    affine = grid.volume_affine @ _coarser(ratios)
     # The inside of the head is resampled too: outside, 0 stays 0.
     inside = np.any([image != 0 for image in images.values()], axis=0)
     kept = _interpolate(grid.to_volume(inside.astype(np.float32)), ratios) > 0.5
@@ -63,13 +62,6 @@ def _write_resampled(
         save_image(files[modality], _interpolate(grid.to_volume(image), ratios) * kept, out)
     lesions = grid.to_volume(load_mask(subject.mask).astype(np.float32))
     save_image(mask_file, (_interpolate(lesions, ratios) > 0.5).astype(np.uint8), out)
-
-
-def _canonical_affine(grid: Grid) -> NDArray[np.float64]:
-    """From voxels of the volume in RAS order to mm."""
-    from nibabel import orientations
-
-    return grid.affine @ orientations.inv_ornt_aff(orientations.io_orientation(grid.affine), grid.shape)
 
 
 def _coarser(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
