@@ -26,6 +26,7 @@ from bench.providers import (
     with_backend,
 )
 from geoloss_kernels import backends, formulas, reference
+from geoloss_kernels.distance import distance_transform_edt
 from geoloss_kernels.formulas import Formula
 
 OURS = "ours"
@@ -40,12 +41,14 @@ MONAI = "MONAI"
 SCIPY = "scipy + PyTorch"
 SCIPY_ALONE = "scipy"
 EDT = "edt"
+CUCIM = "cuCIM"
 
 MEMORY = "memory"
 UINT8_TARGET = "dice_fog_uint8"
 FUSED_LOSSES = ("fog", "dice_fog", "dice", "sog", "boundary", "hausdorff")
-LOSSES = (*FUSED_LOSSES, "edt_sparse", "edt_dense")
-CUDA_LOSSES = (*FUSED_LOSSES, UINT8_TARGET)
+TRANSFORMS = ("edt_sparse", "edt_dense")
+LOSSES = (*FUSED_LOSSES, *TRANSFORMS)
+CUDA_LOSSES = (*LOSSES, UINT8_TARGET)
 
 
 @dataclass(frozen=True)
@@ -133,13 +136,28 @@ class _Maker:
         return _case(name, title, from_logits, entries, reference, target_dtype)
 
     def distance(self, name: str, title: str, ours: Loss, reference: Loss, monai: Entry, scipy: Loss) -> Case:
-        """A loss with a distance transform, which leaves PyTorch and so cannot be compiled.
+        """A loss with a distance transform, for which every rival leaves PyTorch: none can be compiled.
 
-        Beside a GPU it takes seconds, and ours and MONAI's have to do.
+        Beside a GPU that takes seconds, and MONAI's has to do.
         """
-        (of_ours, *_) = self._by_backend(lambda backend: of_loss(backend.title, ours, on_host=True))
+        by_backend = self._by_backend(lambda backend: of_loss(backend.title, self._forced(backend, ours)))
         rest = [of_loss(EAGER, reference), monai, of_loss(SCIPY, scipy)] if self.device == "cpu" else [monai]
-        return _case(name, title, True, [of_ours, *rest], reference)
+        return _case(name, title, True, [*by_backend, *rest], reference)
+
+    def transform(self, name: str, title: str, make_mask: distance_transforms.MakeMask) -> Case:
+        """A distance transform on its own, which checks itself."""
+        of_transform = partial(distance_transforms.of_transform, make_mask=make_mask)
+        entries = self._by_backend(
+            lambda backend: of_transform(backend.title, distance_transform_edt, backend=backend.name)
+        )
+        if self.device == "cpu":
+            entries.append(of_transform(EDT, distance_transforms.of_edt))
+        else:
+            missing = distance_transforms.cucim_missing()
+            cucim = of_transform(CUCIM, distance_transforms.of_cucim)
+            entries.append(cucim if missing is None else Missing(CUCIM, missing))
+        entries.append(of_transform(SCIPY_ALONE, distance_transforms.of_scipy, on_host=True))
+        return _case(name, title, False, entries)
 
     def monai(self, name: str, on_host: bool = False, **options: Any) -> Entry:
         """The loss ``name`` of MONAI."""
@@ -171,7 +189,7 @@ def _case(
     title: str,
     from_logits: bool,
     entries: Sequence[Entry],
-    reference: Loss,
+    reference: Loss | None = None,
     target_dtype: torch.dtype | None = None,
 ) -> Case:
     providers = [entry for entry in entries if isinstance(entry, Provider)]
@@ -179,14 +197,10 @@ def _case(
     return Case(name, title, from_logits, providers, reference, target_dtype, missing)
 
 
-def _transform_case(name: str, title: str, make_mask: distance_transforms.MakeMask) -> Case:
-    """A distance transform on its own, which checks itself."""
-    return Case(name, title, False, distance_transforms.providers(make_mask, OURS, EDT, SCIPY_ALONE))
-
-
 def make_cases(device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[Case]:
     """Every case; those that name a compiled provider compile at its first call."""
     make = _Maker(device, dtype)
+    without_cucim = device == "cpu" or distance_transforms.cucim_missing() is not None
     dice_fog = partial(
         make.fused,
         formula=formulas.dice() + formulas.fog(),
@@ -231,7 +245,7 @@ def make_cases(device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[
             "boundary loss (BD) from logits",
             gk.BoundaryLoss(sigmoid=True),
             partial(reference.boundary_loss, sigmoid=True),
-            make.monai("BoundaryLoss", on_host=True, sigmoid=True),
+            make.monai("BoundaryLoss", on_host=without_cucim, sigmoid=True),
             scipy_losses.boundary_loss,
         ),
         make.distance(
@@ -239,14 +253,14 @@ def make_cases(device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[
             "Hausdorff loss (HD) from logits",
             gk.HausdorffDTLoss(include_background=True, sigmoid=True),
             partial(reference.hausdorff_dt_loss, sigmoid=True),
-            make.monai("HausdorffDTLoss", on_host=True, include_background=True, sigmoid=True),
+            make.monai("HausdorffDTLoss", on_host=without_cucim, include_background=True, sigmoid=True),
             scipy_losses.hausdorff_dt_loss,
         ),
+        make.transform(
+            "edt_sparse", "distance to the nearest lesion", distance_transforms.outside_of_lesions
+        ),
+        make.transform("edt_dense", "distances within noise", distance_transforms.noise),
     ]
-    if device == "cpu":
-        outside = distance_transforms.outside_of_lesions
-        cases.append(_transform_case("edt_sparse", "distance to the nearest lesion", outside))
-        cases.append(_transform_case("edt_dense", "distances within noise", distance_transforms.noise))
     if device == "cuda":
         cases.append(dice_fog(UINT8_TARGET, "Dice + FOG from logits, uint8 target", target_dtype=torch.uint8))
     return cases

@@ -1,4 +1,4 @@
-"""The bars that the fused losses are held to on a GPU."""
+"""The bars that the losses and the distance transform are held to on a GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from bench.bars import EXTRA_BYTES, Verdict
-from bench.cases import COMPILED, EAGER, MEMORY, MONAI, OPERATORS, OURS
+from bench.cases import COMPILED, EAGER, MEMORY, MONAI, OPERATORS, OURS, TRANSFORMS
 from bench.inputs import Shape, format_shape
 from bench.providers import COPY
 from bench.settings import LARGE, TRAINING
@@ -17,6 +17,8 @@ from bench.training_step import StepTimes
 FLOOR_LIMIT = 2.5
 BANDWIDTH_LIMITS = {"forward": 0.85, "backward": 0.80}
 SHARE_LIMIT = 0.02
+DISTANCE_LOSS_LIMIT = 100.0
+TRANSFORM_LIMIT = 1e-3  # s
 NOT_MEASURED = "not measured"
 
 
@@ -27,6 +29,8 @@ def judge(measurements: Sequence[Measurement], steps: Sequence[StepTimes]) -> li
         *_bandwidths(found, "fog"),
         *_bandwidths(found, "dice_fog"),
         *_training_loss(found),
+        *_distance_losses(found),
+        *(_transform(found, name) for name in TRANSFORMS),
         *(_share(times) for times in steps),
         *(() if steps else [_verdict("Training step: share of the loss", None, SHARE_LIMIT, percent=True)]),
         *(_memory(found, name) for name in ("fog", "dice_fog")),
@@ -100,6 +104,27 @@ def _training_loss(found: _Found) -> list[Verdict]:
             1.0,
         ),
     ]
+
+
+def _distance_losses(found: _Found) -> list[Verdict]:
+    return [
+        _verdict(
+            f"{name}, {format_shape(TRAINING)}: faster than MONAI's",
+            _ratio(found.seconds(name, MONAI, "both"), found.seconds(name, OURS, "both")),
+            DISTANCE_LOSS_LIMIT,
+            at_most=False,
+        )
+        for name in ("boundary", "hausdorff")
+    ]
+
+
+def _transform(found: _Found, name: str) -> Verdict:
+    seconds = found.seconds(name, OURS, "forward")
+    text = f"{name}, {format_shape(TRAINING)}: time"
+    limit = f"≤ {1e3 * TRANSFORM_LIMIT:g} ms"
+    if seconds is None:
+        return Verdict(text, limit, NOT_MEASURED)
+    return Verdict(text, limit, f"{1e3 * seconds:.3g} ms", seconds <= TRANSFORM_LIMIT)
 
 
 def _share(times: StepTimes) -> Verdict:

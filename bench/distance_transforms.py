@@ -6,6 +6,7 @@ Each takes a bool mask [N, C, D, H, W] and gives the distance of its foreground 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.providers import Provider, Steps
-from geoloss_kernels.distance import distance_transform_edt
+from geoloss_kernels import use_backend
 
 Transform = Callable[[Tensor], Tensor]
 MakeMask = Callable[[Tensor], Tensor]
@@ -32,9 +33,26 @@ def of_edt(mask: Tensor) -> Tensor:
     return _volume_by_volume(mask, lambda volume: edt.edt(volume, parallel=torch.get_num_threads()))
 
 
+def of_cucim(mask: Tensor) -> Tensor:
+    """The package cuCIM, on a GPU; MONAI's losses take it, too, where it is."""
+    import cupy
+    from cucim.core.operations.morphology import distance_transform_edt
+
+    volumes = mask.to(torch.uint8).flatten(0, 1)
+    distances = [torch.from_dlpack(distance_transform_edt(cupy.from_dlpack(volume))) for volume in volumes]
+    return torch.stack(distances).view(mask.shape).float()
+
+
+def cucim_missing() -> str | None:
+    """Why cuCIM cannot be measured here; None if it can."""
+    missing = [package for package in ("cupy", "cucim") if find_spec(package) is None]
+    return f"no package {' and '.join(missing)}" if missing else None
+
+
 def _volume_by_volume(mask: Tensor, transform: Callable[[NDArray[np.bool_]], NDArray]) -> Tensor:
-    volumes = mask.numpy().reshape(-1, *mask.shape[2:])
-    return torch.from_numpy(np.stack([transform(volume) for volume in volumes])).view(mask.shape).float()
+    volumes = mask.cpu().numpy().reshape(-1, *mask.shape[2:])
+    distances = torch.from_numpy(np.stack([transform(volume) for volume in volumes]))
+    return distances.view(mask.shape).float().to(mask.device)
 
 
 def outside_of_lesions(target: Tensor) -> Tensor:
@@ -44,21 +62,23 @@ def outside_of_lesions(target: Tensor) -> Tensor:
 
 def noise(target: Tensor) -> Tensor:
     """Every voxel is foreground or background by chance, so that distances are short."""
-    return torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    values = torch.rand(target.shape, generator=torch.Generator().manual_seed(0))
+    return (values < 0.5).to(target.device)
 
 
-def of_transform(name: str, transform: Transform, make_mask: MakeMask) -> Provider:
+def of_transform(
+    name: str, transform: Transform, make_mask: MakeMask, backend: str | None = None, on_host: bool = False
+) -> Provider:
     """``transform`` of a mask that is made from the target; it is timed only if it is right."""
 
     def prepare(input: Tensor, target: Tensor) -> Steps:
         mask = make_mask(target)
-        torch.testing.assert_close(transform(mask), of_scipy(mask), rtol=1.2e-7, atol=0)
-        return Steps(lambda: transform(mask), None)
 
-    return Provider(name, prepare, arrays=(1, 0))
+        def forward() -> Tensor:
+            with use_backend(backend):
+                return transform(mask)
 
+        torch.testing.assert_close(forward(), of_scipy(mask), rtol=1.2e-7, atol=0)
+        return Steps(forward, None)
 
-def providers(make_mask: MakeMask, ours: str, edt: str, scipy: str) -> list[Provider]:
-    """Of these names."""
-    named = {ours: distance_transform_edt, edt: of_edt, scipy: of_scipy}
-    return [of_transform(name, transform, make_mask) for name, transform in named.items()]
+    return Provider(name, prepare, arrays=(1, 0), on_host=on_host)

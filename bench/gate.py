@@ -59,10 +59,14 @@ def _without_broken_rivals(case: Case, volumes: Volumes) -> Case:
 
 
 def _error_of(provider: Provider, case: Case, volumes: Volumes) -> str | None:
-    if provider.loss is None or provider.name in (OURS, OPERATORS):
+    if provider.name in (OURS, OPERATORS):
         return None
+    input, target = case.input_of(volumes), case.target_of(volumes)
     try:
-        _loss_and_gradient(provider.loss, case.input_of(volumes), case.target_of(volumes))
+        if provider.loss is None:
+            provider.prepare(input, target)
+        else:
+            _loss_and_gradient(provider.loss, input, target)
     except Exception as error:  # whatever a compiler or another package raises
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.cases import LOSSES, UINT8_TARGET
+from bench.cases import LOSSES, TRANSFORMS, UINT8_TARGET
 from bench.inputs import Shape
 
 
@@ -37,7 +37,7 @@ CUDA_SETTINGS = (
     Setting(
         TRAINING,
         torch.bfloat16,
-        ("fog", "dice_fog", "dice", UINT8_TARGET, "boundary", "hausdorff"),
+        ("fog", "dice_fog", "dice", UINT8_TARGET, "boundary", "hausdorff", *TRANSFORMS),
         graphs=True,
     ),
     Setting(LARGE, torch.float32, ("fog", "dice_fog")),

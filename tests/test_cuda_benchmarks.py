@@ -14,7 +14,18 @@ import torch
 from test_benchmarks import without_compiled
 
 from bench import __main__ as command
-from bench import cases, cuda, cuda_bars, gate, machine, plain_losses, report, settings, training_step
+from bench import (
+    cases,
+    cuda,
+    cuda_bars,
+    distance_transforms,
+    gate,
+    machine,
+    plain_losses,
+    report,
+    settings,
+    training_step,
+)
 from bench.cases import (
     CUDA_LOSSES,
     EAGER,
@@ -22,6 +33,7 @@ from bench.cases import (
     MONAI,
     OPERATORS,
     OURS,
+    SCIPY_ALONE,
     TRITON,
     UINT8_TARGET,
     Backend,
@@ -260,6 +272,27 @@ class TestGate:
         with pytest.raises(NotImplementedError):
             gate.disagreements([unchanged], make_volumes(SMALL))
 
+    def test_wrong_distance_transform_of_a_rival_is_missing(self):
+        def doubled(mask: torch.Tensor) -> torch.Tensor:
+            return 2 * distance_transforms.of_scipy(mask)
+
+        named = {OURS: distance_transforms.of_scipy, "rival": doubled}
+        providers = [
+            distance_transforms.of_transform(name, transform, distance_transforms.noise)
+            for name, transform in named.items()
+        ]
+        case = Case("edt_dense", "EDT", False, providers)
+        (checked,) = gate.without_broken_rivals([case], make_volumes(SMALL))
+        assert [provider.name for provider in checked.providers] == [OURS]
+        assert checked.missing == [Missing("rival", "AssertionError: Tensor-likes are not close!")]
+
+    def test_missing_cucim_is_reported(self):
+        if distance_transforms.cucim_missing() is None:
+            pytest.skip("cuCIM is here")
+        (transform,) = (case for case in cases.make_cases("cuda") if case.name == "edt_sparse")
+        assert "no package cupy and cucim" in [missing.reason for missing in transform.missing]
+        assert SCIPY_ALONE in [provider.name for provider in transform.providers]
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_all_eager_providers_agree(self, dtype):
         assert gate.disagreements(eager_cases("cuda", dtype), make_volumes((1, 1, 16, 16, 16), dtype)) == []
@@ -307,13 +340,16 @@ class TestBars:
             Timed("dice_fog", EAGER, 0.5, 0.5),
             Timed("dice", MONAI, 0.2, 0.2, host=0.04),
             Timed("hausdorff", MONAI, 59.0, 0.1),
+            Timed("hausdorff", OURS, 0.5, 0.1),
+            Timed("edt_sparse", OURS, 0.44),
+            Timed("edt_dense", OURS, 1.4),
         )
         return [each.measurement(TRAINING, torch.bfloat16) for each in timed]
 
     def test_all_are_listed_without_measurements(self):
         verdicts = cuda_bars.judge([], [])
         assert {verdict.passed for verdict in verdicts} == {None}
-        assert len(verdicts) == 8 + 6 + 1 + 2
+        assert len(verdicts) == 8 + 6 + 2 + 2 + 1 + 2
         assert report.bars_table(verdicts).count("not measured") == len(verdicts)
 
     def test_judged(self):
@@ -333,6 +369,9 @@ class TestBars:
             "host time": ("1.25 x", False),
             "share of the loss": ("3 %", False),
             "memory beyond": ("0.90 MB", True),
+            "hausdorff, 4x1x128^3: faster": ("98.5 x", False),
+            "edt_sparse": ("0.44 ms", True),
+            "edt_dense": ("1.4 ms", False),
         }
         for text, verdict in expected.items():
             assert [each for key, each in measured.items() if text in key] == [verdict]
