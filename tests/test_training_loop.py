@@ -313,6 +313,14 @@ def test_networks_keep_the_grid(name: str, strides: tuple[object, ...]) -> None:
     assert network(torch.randn(1, 3, 16, 24, 8)).shape == (1, 1, 16, 24, 8)
 
 
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_all_voxels_get_their_logits_from_the_same_weights(name: str) -> None:
+    network = build_network(tiny_config(network=name, channels=(4, 6, 8), strides=(2, 2)))
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv3d | nn.ConvTranspose3d)]
+    to_logits = [convolution for convolution in convolutions if convolution.out_channels == 1]
+    assert [convolution.stride for convolution in to_logits] == [(1, 1, 1)]
+
+
 def test_bf16_trains_and_resumes(tmp_path: Path, subjects: list[Subject]) -> None:
     config = tiny_config(precision="bf16", epochs=2)
     whole = train(config, subjects, tmp_path / "whole", log=quiet)
@@ -478,5 +486,5 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
         ):
             load_model(path, "cpu")
     torch.save({"version": 99}, path)
-    with pytest.raises(InputError, match="checkpoint version 99, expected 1"):
+    with pytest.raises(InputError, match="checkpoint version 99, expected 2"):
         load_model(path, "cpu")

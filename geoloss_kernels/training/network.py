@@ -13,15 +13,20 @@ if TYPE_CHECKING:
 
 
 def _unet(config: TrainingConfig) -> nn.Module:
-    """U-Net whose first convolution already strides: cheap enough for a CPU."""
+    """U-Net with a narrow level at full resolution above those of ``config``: cheap enough for a CPU.
+
+    Without that level the logits would come from a transposed convolution with a stride, which gives every
+    second voxel weights of its own. Under Dice such voxels can fall silent for good: at probabilities near 0
+    their gradient vanishes, while their neighbours learn.
+    """
     from monai.networks.nets import UNet
 
     return UNet(
         spatial_dims=3,
         in_channels=len(config.modalities),
         out_channels=1,
-        channels=config.channels,
-        strides=cast(Sequence[int], config.strides),
+        channels=(max(1, config.channels[0] // 2), *config.channels),
+        strides=cast(Sequence[int], ((1, 1, 1), *config.strides)),
         num_res_units=config.residual_units,
     )
 

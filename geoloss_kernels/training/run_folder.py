@@ -21,7 +21,7 @@ from geoloss_kernels.training.files import replacing, write_text
 from geoloss_kernels.training.subjects import Subject, format_table, read_table
 
 PACKAGES = ("torch", "monai", "nibabel", "numpy", "scipy")
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 @dataclass(frozen=True)
