@@ -8,8 +8,10 @@ SOURCES := setup.py pyproject.toml $(CPP)
 FORMATTED := $(CPP) $(wildcard tests/host_cuda/*.h tests/host_cuda/*.cpp)
 # What runs a second time, on the Triton kernels in Triton's interpreter.
 TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_input determinism autograd registration distance_transform triton_interpreter))
+# The trainer and what rests on it.
+TRAINING_TESTS := $(wildcard tests/test_training_*.py) $(addprefix tests/test_,$(addsuffix .py,cli data_parallel datasets demo files lga metrics phantom preprocessing study subjects))
 
-.PHONY: install demo test test-operators test-triton lint format bench clean
+.PHONY: install demo test test-operators test-training test-triton lint format bench clean
 
 install: $(STAMP)
 
@@ -26,12 +28,15 @@ $(STAMP): $(SOURCES) | $(BIN)/python
 demo: install
 	$(BIN)/geoloss demo --out demo-run
 
-# Either run keeps one core busy.
+# Every run keeps one core busy.
 test: install lint
-	$(MAKE) --jobs=2 test-operators test-triton
+	$(MAKE) --jobs=2 test-operators test-triton test-training
 
 test-operators:
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(TRAINING_TESTS))
+
+test-training:
+	$(BIN)/python -m pytest $(TRAINING_TESTS)
 
 test-triton:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS)
