@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
+import platform
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -98,7 +100,7 @@ def findings(rows: Mapping[str, Row], printed: Mapping[str, Rates]) -> list[str]
     sentences = [_best(rows, printed, rate) for rate in ("dice", "lf1")]
     if FOG in rows and BASELINE in rows:
         sentences.append(compare_with_baseline(rows[FOG], rows[BASELINE]))
-    return [*sentences, *added_time(rows)]
+    return sentences
 
 
 def added_time(rows: Mapping[str, Row]) -> list[str]:
@@ -172,14 +174,15 @@ def _setup(settings: StudySettings, by_dataset: Mapping[str, Sequence[Cell]]) ->
     machine = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"CPU with {torch.get_num_threads()} of torch's threads"
+        else f"CPU ({platform.machine()}) with {torch.get_num_threads()} of torch's threads"
     )
     return [
         Paragraph(
             f"geoloss reproduce {__version__}, preset {size.name}: {size.summary}. {size.epochs} epochs of "
             f"{steps}, batches of {size.batch_size} crops, Adam with learning rate {size.learning_rate:g}, "
             f"network {size.network} with {'-'.join(map(str, size.channels))} channels, {settings.seeds} "
-            f"seed{'s' if settings.seeds > 1 else ''}, {machine}."
+            f"seed{'s' if settings.seeds > 1 else ''}, {machine}, torch {torch.__version__}, "
+            f"{date.today().isoformat()}."
         ),
         *(Paragraph(f"{cells[0].data.describe()}{_chosen(cells)}.") for cells in by_dataset.values()),
     ]
@@ -198,7 +201,7 @@ def _dataset_blocks(name: str, rows: Mapping[str, Row]) -> list[Block]:
         return [
             Heading(f"Results on {name}"),
             Table(table_rows(rows, {})),
-            *map(Paragraph, findings(rows, {})),
+            *map(Paragraph, [*findings(rows, {}), *added_time(rows)]),
         ]
     blocks: list[Block] = []
     for table in tables:
@@ -207,7 +210,7 @@ def _dataset_blocks(name: str, rows: Mapping[str, Row]) -> list[Block]:
             blocks += [
                 Heading(f"Table {table.number}: {table.caption}"),
                 Table(table_rows(shown, table.rows)),
-                *map(Paragraph, findings(shown, table.rows)),
+                *map(Paragraph, [*findings(shown, table.rows), *added_time(shown)]),
             ]
     return blocks + _variants(name, rows)
 
