@@ -51,7 +51,7 @@ class Plan:
         )
 
 
-FULL = Plan({"train": 8, "validation": 2, "test": 4}, 1.5, patch_size=48, epochs=12, steps_per_epoch=50)
+FULL = Plan({"train": 8, "validation": 2, "test": 4}, 1.5, patch_size=48, epochs=6, steps_per_epoch=50)
 QUICK = Plan({"train": 1, "validation": 1, "test": 1}, 3.0, patch_size=32, epochs=2, steps_per_epoch=4)
 
 
