@@ -12,6 +12,7 @@ import torch
 
 from bench.providers import Steps
 from bench.timing import EVICTION_BYTES, Plan, Run, eviction_buffer
+from geoloss_kernels.reporting.memory import cuda_peak_growth
 
 CAPTURE_WARM_UPS = 3
 EVICTED_CACHES = 4
@@ -46,14 +47,7 @@ class Gpu:
 
     def peak_growth(self, call: Callable[[], Any], release: Callable[[], None]) -> int:
         """Bytes by which the allocated memory peaks above its start, after ``release``, during ``call``."""
-        release()
-        self.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        result = call()
-        self.synchronize()
-        del result
-        return torch.cuda.max_memory_allocated() - before
+        return cuda_peak_growth(call, release)
 
     def capture(self, steps: Steps) -> Callable[[], None]:
         """Both steps as a CUDA graph; the result replays it. Raises RuntimeError if that cannot be."""

@@ -75,7 +75,7 @@ class Options:
             (SimpleITK, nnU-Net).
         ddp: with ``batch``, sum over the processes of torch.distributed's default group, too (nnU-Net's
             ``ddp``). Averaged over the processes, as DistributedDataParallel does, the gradients are those
-            of one process with the whole batch. Needs ``init_process_group``.
+            of one process with the whole batch. A RuntimeError without ``init_process_group``.
     """
 
     include_background: bool = True

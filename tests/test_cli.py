@@ -3,13 +3,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from training_helpers import LAS_AFFINE, SHAPE, make_subjects, write_image
 
 from geoloss_kernels import __version__
@@ -28,14 +26,6 @@ TINY = [
         "device=cpu",
     )
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

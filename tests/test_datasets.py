@@ -26,6 +26,7 @@ from geoloss_kernels.datasets.registration import register_to_mni, transformed
 from geoloss_kernels.datasets.scans import MODALITIES, Acquisition, make_scan
 from geoloss_kernels.datasets.transplants import transplant_lesions
 from geoloss_kernels.training import InputError, load_subjects
+from geoloss_kernels.training.files import exclusive
 
 STEP = 3  # of the template's 1 mm voxels makes one voxel of a test's label map
 CSF, GREY, WHITE, VENTRICLE, SKULL = 24, 3, 2, 4, 165
@@ -240,6 +241,11 @@ def test_a_data_set_of_another_recipe_is_refused(
     with pytest.raises(InputError, match=f"holds another data set: {difference}"):
         make_dataset(simulated_folder, replace(simulated, **change), log=silent)
     assert files_of(simulated_folder) == before
+
+
+def test_a_folder_in_use_is_refused(simulated: DatasetRecipe, simulated_folder: Path) -> None:
+    with exclusive(simulated_folder), pytest.raises(InputError, match="in use by another process"):
+        make_dataset(simulated_folder, simulated, log=silent)
 
 
 def test_a_folder_that_holds_something_else_is_refused(simulated: DatasetRecipe, tmp_path: Path) -> None:

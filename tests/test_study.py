@@ -40,20 +40,13 @@ from geoloss_kernels.study.settings import open_study
 from geoloss_kernels.study.statistics import Row, by_subject, mean_rates, paired_p
 from geoloss_kernels.training import LOSSES
 from geoloss_kernels.training.errors import InputError
+from geoloss_kernels.training.files import exclusive
 from geoloss_kernels.training.network import NETWORKS
 from geoloss_kernels.training.subjects import format_table
 from geoloss_kernels.training.volumes import load_images, load_mask
 
 NO_P = {"dice": math.nan, "lf1": math.nan}
 NAN = Rates(math.nan, math.nan, math.nan, math.nan)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -402,6 +395,12 @@ def test_user_errors_name_the_option(options, message, tmp_path, capsys):
     assert main(["reproduce", "--out", str(tmp_path / "new"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_study_in_use_is_refused(small_study, capsys):
+    with exclusive(small_study):
+        assert main(["reproduce", "--out", str(small_study)]) == 2
+    assert "in use by another process" in capsys.readouterr().err
 
 
 def test_folder_of_something_else_is_left_alone(tmp_path, capsys):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -47,14 +46,6 @@ class BrightFlair(nn.Module):
 @pytest.fixture
 def model() -> Model:
     return Model(BrightFlair(), tiny_config(), CPU)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_prediction_is_in_the_grid_of_the_files(tmp_path: Path, model: Model) -> None:

@@ -4,7 +4,7 @@ import csv
 import json
 import random
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,14 +38,6 @@ class KilledError(Exception):
 
 def quiet(line: str) -> None:
     del line
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def kill_after(epoch: int) -> Callable[[EpochRecord], None]:
@@ -460,6 +452,14 @@ def test_a_run_folder_is_not_overwritten(
         train(tiny_config(), subjects, uninterrupted.run_dir, log=quiet)
     with pytest.raises(InputError, match="no run here"):
         resume(tmp_path)
+
+
+def test_a_run_in_use_is_refused(tmp_path: Path, subjects: list[Subject]) -> None:
+    def resume_meanwhile(record: EpochRecord) -> None:
+        with pytest.raises(InputError, match=r"/run: in use by another process"):
+            resume(tmp_path / "run", log=quiet)
+
+    train(tiny_config(epochs=1), subjects, tmp_path / "run", on_epoch_end=resume_meanwhile, log=quiet)
 
 
 def test_not_a_number_stops_the_run(

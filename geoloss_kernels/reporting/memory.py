@@ -1,4 +1,4 @@
-"""Peak memory of a call on the CPU, as Linux counts it."""
+"""Peak memory of a call: on the CPU as Linux counts it, on a GPU as PyTorch does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -26,6 +28,18 @@ def peak_growth(
     if not CLEAR_REFS.exists():
         return None
     return min(_growth(call, release) for _ in range(repeats))
+
+
+def cuda_peak_growth(call: Callable[[], Any], release: Callable[[], None]) -> int:
+    """Bytes by which PyTorch's memory on the current GPU peaks above its start, after ``release``."""
+    release()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = call()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _growth(call: Callable[[], Any], release: Callable[[], None]) -> int:

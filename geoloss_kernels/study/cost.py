@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from geoloss_kernels.reporting.memory import peak_growth
+from geoloss_kernels.reporting.memory import cuda_peak_growth, peak_growth
 from geoloss_kernels.training.config import TrainingConfig
 from geoloss_kernels.training.files import write_text
 from geoloss_kernels.training.losses import build_loss
@@ -54,13 +53,6 @@ def peak_memory(config: TrainingConfig, device: torch.device) -> int | None:
         logits.grad = None
 
     step()  # compiles, where there is something to compile
-    peak = _cuda_growth(step, release, device) if device.type == "cuda" else peak_growth(step, release)
+    measure = cuda_peak_growth if device.type == "cuda" else peak_growth
+    peak = measure(step, release)
     return None if peak is None else max(0, peak - logits.nbytes)
-
-
-def _cuda_growth(call: Callable[[], None], release: Callable[[], None], device: torch.device) -> int:
-    release()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    call()
-    return torch.cuda.max_memory_allocated(device) - before

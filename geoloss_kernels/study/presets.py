@@ -115,7 +115,7 @@ CPU = Preset(
 SMOKE = replace(
     CPU,
     name="smoke",
-    summary="every row and figure in 10 minutes on two cores; too short to tell losses apart",
+    summary="every row and figure in a few minutes on two cores; too short to tell losses apart",
     data=(
         DataPlan("ge30", 8, 2.5, (48, 48, 16), THICK_SLICES),
         DataPlan("si170", 8, 2.5, (32, 32, 32), ISOTROPIC),

@@ -206,7 +206,7 @@ class _Trainer:
         crops = (config.batch_size // self.processes.count, len(config.modalities), *config.patch_size)
         image = torch.zeros(crops, device=self.device)
         self.network.train()
-        self._weigh_loss(len(self.history) + 1)
+        self._weigh_loss(1)
         try:
             self._backward(image, torch.zeros_like(image[:, :1], dtype=torch.uint8))
         except torch.OutOfMemoryError as error:
