@@ -359,7 +359,6 @@ def test_killed_study_goes_on_to_the_same_results(small_study, table, tmp_path):
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        (["--seeds", "2"], "seeds is 1 there, not 2"),
         (["--preset", "cpu"], "preset is tiny there, not cpu"),
         (["--rows", "dice"], 'rows is ["dice", "dice+fog", "dice+fog_weight_10"] there, not ["dice"]'),
     ],
@@ -410,14 +409,21 @@ def test_folder_of_something_else_is_left_alone(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
-def test_other_data_several_seeds_and_patients_get_their_own_tables(table, tmp_path):
+def test_other_data_more_seeds_and_patients_get_their_own_tables(table, tmp_path, capsys):
     out = tmp_path / "out"
-    options = ("--data", table, "--rows", "dice", "--seeds", 2, "--real-patients", table)
+    options = ("--data", table, "--rows", "dice", "--real-patients", table)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", replace(TINY, epochs=1, steps_per_epoch=1))
         assert reproduce("--out", out, *options) == 0
+        assert not re.search(r"\d ± \d", (out / "report.md").read_text())
+        assert reproduce("--out", out, "--seeds", 2) == 0
+        assert "done already" in capsys.readouterr().out
+        assert reproduce("--out", out, "--seeds", 1) == 2
+        assert "seeds is 2 there, not 1" in capsys.readouterr().err
     markdown = (out / "report.md").read_text()
     assert "## Results on heads" in markdown
+    assert f"heads: subjects of {table.name};" in markdown
+    assert str(table.parent) not in markdown
     assert "## Other patients, by the networks of heads" in markdown
     assert "paper |" not in markdown
     assert re.search(r"\| Dice +\| \d\.\d{3} ± \d\.\d{3} \|", markdown)

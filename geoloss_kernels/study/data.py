@@ -57,7 +57,7 @@ def prepare_data(settings: StudySettings, folder: Path, log: Log = print) -> lis
     """
     if settings.data:
         data = [
-            StudyData(name, tuple(load_subjects(Path(source))), source)
+            StudyData(name, tuple(load_subjects(Path(source))), f"subjects of {Path(source).name}")
             for name, source in settings.data.items()
         ]
     else:
@@ -65,7 +65,8 @@ def prepare_data(settings: StudySettings, folder: Path, log: Log = print) -> lis
     for dataset in data:
         for split in SPLITS:
             if not dataset.of_split(split):
-                raise InputError(f"{dataset.origin}: expected subjects of every split, got none of {split}")
+                source = settings.data.get(dataset.name, folder / dataset.name)
+                raise InputError(f"{source}: expected subjects of every split, got none of {split}")
     return data
 
 

@@ -82,7 +82,7 @@ def open_study(folder: Path, options: Mapping[str, Any]) -> StudySettings:
     Args:
         folder: Of the study.
         options: The attributes of ``StudySettings`` that were asked for. Those of a study that is there have
-            to be the same; the others are taken from it.
+            to be the same, except that it can be given more seeds; the others are taken from it.
 
     Raises:
         InputError: the study there is another one, which the message says in what; or there is something
@@ -101,6 +101,9 @@ def open_study(folder: Path, options: Mapping[str, Any]) -> StudySettings:
 def _continue(path: Path, options: Mapping[str, Any]) -> StudySettings:
     found = _read(path)
     stored = {name: found.pop(name, None) for name in StudySettings.__dataclass_fields__}
+    grown = options.get("seeds", 0) > stored["seeds"]
+    if grown:
+        stored["seeds"] = options["seeds"]
     settings = StudySettings(**{**stored, "rows": tuple(stored["rows"])})
     wanted = settings.to_mapping()["size"]
     difference = _difference(stored, dict(json.loads(json.dumps(options)))) or _difference(
@@ -108,6 +111,8 @@ def _continue(path: Path, options: Mapping[str, Any]) -> StudySettings:
     )
     if difference:
         raise InputError(f"{path.parent}: holds a study with other settings: {difference}")
+    if grown:
+        write_text(path, json.dumps(settings.to_mapping(), indent=2) + "\n")
     return settings
 
 
