@@ -361,9 +361,30 @@ def test_registration_finds_the_template_in_a_label_map(donors: Mapping[str, Pat
     found = register_to_mni(donors["anatomies"] / "person2.nii.gz")
     index = np.random.default_rng(0).uniform(0.2, 0.8, (100, 3)) * shape
     expected = template()[0].origin + STEP * index
-    points = voxel_size * (index - (shape - 1) / 2)
-    errors = np.linalg.norm(points @ found[:3, :3].T + found[:3, 3] - expected, axis=1)
-    assert errors.max() < 2.0
+    points = (voxel_size * (index - (shape - 1) / 2)).T.astype(np.float32).reshape(3, -1, 1, 1)
+    affinely, by_ventricles = (
+        np.linalg.norm(mni[:, :, 0, 0].T - expected, axis=1)
+        for mni in (transformed(points, found.affine), found.at(points))
+    )
+    assert affinely.max() < 2.0
+    assert np.median(by_ventricles) < 0.5
+    assert by_ventricles.max() < 1.3 * voxel_size  # at the foramen magnum, where the label map's brain ends
+
+
+def test_registration_finds_the_ventricles_where_they_are_larger(tmp_path: Path) -> None:
+    labels = template_labels()
+    ventricles = ndimage.binary_dilation(labels == VENTRICLE, iterations=2)
+    labels[ventricles] = VENTRICLE
+    to_mni = register_to_mni(write_nifti(tmp_path / "large.nii.gz", labels, np.diag([STEP, STEP, STEP, 1.0])))
+    just_outside = np.argwhere(ndimage.binary_dilation(ventricles) & ~ventricles)
+    points = STEP * (just_outside - (np.array(labels.shape) - 1) / 2)
+    points = points.T.astype(np.float32).reshape(3, -1, 1, 1)
+    affinely, found = (
+        template()[1].at(mni)[0].ravel() for mni in (transformed(points, to_mni.affine), to_mni.at(points))
+    )
+    assert np.median(affinely) > 5
+    assert np.percentile(found, 90) < 1.5 * STEP
+    assert (found == 0).mean() < 0.1
 
 
 def test_transplanted_lesions_lie_where_the_mask_has_them(donors: Mapping[str, Path]) -> None:
@@ -371,7 +392,7 @@ def test_transplanted_lesions_lie_where_the_mask_has_them(donors: Mapping[str, P
     generator = np.random.default_rng(0)
     anatomy, points = deform_label_map(read_label_map(path), 2.0, generator)
     to_mni = register_to_mni(path)
-    mni = transformed(points, to_mni)
+    mni = to_mni.at(points)
     mask_file = donors["lesion_masks"] / "patient2.nii.gz"
     lesions = transplant_lesions(mask_file, anatomy, mni, Difficulty(), generator)
     assert lesions.severity.max() <= 1

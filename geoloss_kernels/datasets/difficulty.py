@@ -15,6 +15,7 @@ class Difficulty:
         lesion_flair: The same in FLAIR.
         mimic_flair: Intensity in FLAIR of structures that look like lesions and are none: septum, caps and
             rim of the ventricles, choroid plexus, spots of the cortex, haze of the white matter.
+        mimic_t2: The same in T2; in T1 they look like the tissue that they are.
         severity: Lowest and highest severity of a lesion; at 0 it would be healthy tissue.
         reference_tremor: Standard deviation in voxels by which the reference's outline wavers.
         reference_bias: Largest distance in voxels by which a whole reference is too wide or too narrow.
@@ -22,12 +23,13 @@ class Difficulty:
         noise: Standard deviation of the noise in each channel of the coil.
     """
 
-    lesion_t1: float = 0.64
-    lesion_t2: float = 0.66
-    lesion_flair: float = 0.78
-    mimic_flair: float = 0.72
-    severity: tuple[float, float] = (0.6, 1.0)
-    reference_tremor: float = 0.2
-    reference_bias: float = 0.15
+    lesion_t1: float = 0.50
+    lesion_t2: float = 0.90
+    lesion_flair: float = 0.84
+    mimic_flair: float = 0.76
+    mimic_t2: float = 0.70
+    severity: tuple[float, float] = (0.4, 1.0)
+    reference_tremor: float = 0.35
+    reference_bias: float = 0.25
     blur: float = 0.6
     noise: float = 0.03

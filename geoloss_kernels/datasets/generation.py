@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from geoloss_kernels import __version__
 from geoloss_kernels.datasets.anatomy import make_anatomy
 from geoloss_kernels.datasets.label_maps import deform_label_map, read_label_map
 from geoloss_kernels.datasets.lesions import make_lesions
 from geoloss_kernels.datasets.recipe import DatasetRecipe
-from geoloss_kernels.datasets.registration import register_to_mni, transformed
+from geoloss_kernels.datasets.registration import ToMni, register_to_mni
 from geoloss_kernels.datasets.scans import MODALITIES, Scan, make_scan, write_image, write_mask
 from geoloss_kernels.datasets.transplants import transplant_lesions
 from geoloss_kernels.training.errors import InputError
@@ -136,7 +135,7 @@ def make_plans(recipe: DatasetRecipe) -> list[Plan]:
     return plans
 
 
-def make_subject(recipe: DatasetRecipe, plan: Plan, to_mni: NDArray[np.float64] | None = None) -> Scan:
+def make_subject(recipe: DatasetRecipe, plan: Plan, to_mni: ToMni | None = None) -> Scan:
     """Makes one subject of a data set.
 
     Args:
@@ -153,9 +152,8 @@ def make_subject(recipe: DatasetRecipe, plan: Plan, to_mni: NDArray[np.float64] 
             to_mni = register_to_mni(plan.donors.anatomy)
         label_map = read_label_map(plan.donors.anatomy)
         anatomy, points = deform_label_map(label_map, recipe.voxel_scale, generator)
-        mni_points = transformed(points, to_mni)
         lesions = transplant_lesions(
-            plan.donors.lesion_mask, anatomy, mni_points, recipe.difficulty, generator
+            plan.donors.lesion_mask, anatomy, to_mni.at(points), recipe.difficulty, generator
         )
     return make_scan(anatomy, lesions, recipe.difficulty, recipe.acquisition, generator)
 
@@ -191,7 +189,7 @@ def subject_files(folder: Path, plan: Plan) -> Files:
     return Files(images, folder / f"labels{part}" / f"{plan.name}.nii.gz")
 
 
-def _make_subject(job: tuple[DatasetRecipe, Plan, NDArray[np.float64] | None, Files]) -> str:
+def _make_subject(job: tuple[DatasetRecipe, Plan, ToMni | None, Files]) -> str:
     """Makes and writes one subject; returns a line about it."""
     recipe, plan, to_mni, files = job
     scan = make_subject(recipe, plan, to_mni)

@@ -100,7 +100,7 @@ def trace(
 
 
 def make_mimics(anatomy: Anatomy, generator: np.random.Generator) -> Volume:
-    """Brightness on FLAIR, 0 to 1, of structures that are not lesions.
+    """Brightness on FLAIR and T2, 0 to 1, of structures that are not lesions.
 
     These are the caps and the rim of the ventricles, the choroid plexus inside them, spots of the cortex, and
     a faint patchy haze of the deep white matter.

@@ -115,8 +115,8 @@ def _signal(
     pure = (*TISSUES[modality], getattr(difficulty, f"lesion_{modality}"))
     csf, grey, white, lesion = generator.uniform(0.94, 1.06, size=4) * pure
     image = csf * anatomy.csf + grey * anatomy.grey + white * anatomy.white
-    if modality == "flair":
-        image += mimics * np.maximum(difficulty.mimic_flair - image, 0)
+    if modality != "t1":
+        image += mimics * np.maximum(getattr(difficulty, f"mimic_{modality}") - image, 0)
     texture = 1 + 0.1 * smooth_noise(shape, 3 / voxel_size, generator)
     image += lesions.severity * (lesion * texture - image)
     if difficulty.blur:

@@ -32,6 +32,7 @@ DIFFICULTY = Difficulty(
     lesion_t2=0.66,
     lesion_flair=0.82,
     mimic_flair=0.80,
+    mimic_t2=0.0,
     severity=(0.55, 1.0),
     reference_tremor=0.35,
     reference_bias=0.15,

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
     parser.description = (
         "Trains every row of the paper's Tables 1 to 3, tests it, and writes report.html, report.md and "
-        "results.csv. Repeated with the folder of a study that was interrupted, it goes on where that was; with "
-        "more --seeds, it adds those."
+        "results.csv. Repeated with the folder of a study that was interrupted, it goes on where that was; "
+        "with more --seeds, it adds those."
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, or a study's")
     parser.add_argument("--preset", metavar="NAME", help=f"{sizes} (default: {DEFAULT_PRESET})")

@@ -97,8 +97,8 @@ CPU = Preset(
     name="cpu",
     summary="a small study on two cores, about an hour",
     data=(
-        DataPlan("ge30", 24, 2.0, (64, 64, 24), THICK_SLICES),
-        DataPlan("si170", 30, 2.0, (48, 48, 48), ISOTROPIC),
+        DataPlan("ge30", 24, 1.0, (64, 64, 24), THICK_SLICES),
+        DataPlan("si170", 30, 1.0, (48, 48, 48), ISOTROPIC),
     ),
     network="unet",
     channels=(16, 32, 64, 128),

@@ -17,6 +17,10 @@ HISTOGRAM_BINS = 32
 FIRST_STEP = 1.0
 """mm"""
 
+DEMONS_ITERATIONS = 100
+DEMONS_SMOOTHING = 1.5
+"""voxels, of the displacement after each iteration"""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -91,6 +95,21 @@ def register_affinely(fixed: sitk.Image, moving: sitk.Image, schedule: Schedule)
     )
     improve(transform, fixed, moving, schedule)
     return transform
+
+
+def deform_onto(fixed: sitk.Image, moving: sitk.Image) -> NDArray[np.float32]:
+    """Displacement [3, X, Y, Z], in mm, from points of ``fixed`` to points of ``moving`` of the same value.
+
+    Symmetric demons on one grid. Deterministic.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
+    demons.SetNumberOfIterations(DEMONS_ITERATIONS)
+    demons.SetStandardDeviations(DEMONS_SMOOTHING)
+    with _one_thread():
+        field = demons.Execute(fixed, moving)
+    return np.ascontiguousarray(sitk.GetArrayFromImage(field).transpose(3, 2, 1, 0), dtype=np.float32)
 
 
 def to_sitk(values: NDArray[np.float32], affine: NDArray[np.float64]) -> sitk.Image:
