@@ -67,9 +67,10 @@ def write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> Path:
 def write_label_map(path: Path, voxel_size: float) -> Path:
     """The template as another person's label map, larger by voxel_size / STEP, stored in LIA+ orientation.
 
-    Its deepest voxel of white matter has no label.
+    Its deepest voxel of white matter has no label, and a voxel of grey matter lies astray in a corner.
     """
     labels = template_labels()
+    labels[1, 1, 1] = GREY
     labels[tuple(deepest_white_voxel(labels))] = 0
     stored = labels[::-1, :, ::-1].transpose(0, 2, 1)
     affine = voxel_size * np.array([[-1.0, 0, 0, 9], [0, 0, 1, -4], [0, -1, 0, 7], [0, 0, 0, 1 / voxel_size]])
@@ -343,6 +344,7 @@ def test_a_label_map_becomes_tissues(donors: Mapping[str, Path]) -> None:
     total = anatomy.csf + anatomy.grey + anatomy.white
     np.testing.assert_allclose(total[anatomy.brain], 1, atol=1e-5)
     assert not total[~anatomy.brain].any()
+    assert ndimage.label(label_map.distances.values[1] > 0)[1] == 1
     assert anatomy.csf[anatomy.ventricle_distance == 0].mean() > 0.8
     assert 0.15 < anatomy.white.sum() / total.sum() < 0.5
 

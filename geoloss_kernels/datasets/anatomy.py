@@ -130,10 +130,17 @@ def _lateral_ventricles(csf: Volume, affine: NDArray[np.float64]) -> NDArray[np.
     """The largest pool of CSF in the box of the lateral ventricles."""
     low, high = np.round(LATERAL_VENTRICLES - affine[:3, 3]).astype(int)
     box = tuple(slice(first, last) for first, last in zip(low, high, strict=True))
-    labels, _ = ndimage.label(csf[box] > 0.5)
     ventricles = np.zeros(csf.shape, dtype=bool)
-    ventricles[box] = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    ventricles[box] = largest_component(csf[box] > 0.5)
     return ventricles
+
+
+def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest of the connected components (by faces) of a mask."""
+    labels, _ = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(mask & (labels == np.argmax(sizes)))
 
 
 def deformed_points(

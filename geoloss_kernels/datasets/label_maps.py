@@ -16,6 +16,7 @@ from geoloss_kernels.datasets.anatomy import (
     deformed_points,
     distance_maps,
     grid_over,
+    largest_component,
 )
 from geoloss_kernels.datasets.fields import Volume
 from geoloss_kernels.training.errors import InputError
@@ -124,14 +125,17 @@ def cubic_voxel_size(path: Path, affine: NDArray[np.float64]) -> float:
 
 
 def _classes(labels: NDArray[np.int32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Masks of CSF, grey matter and the whole brain; what the brain encloses unlabelled is white matter."""
+    """Masks of CSF, grey matter and the whole brain; what the brain encloses unlabelled is white matter.
+
+    Labels astray outside of the brain do not count.
+    """
     first, last = CORTICAL_PARCELLATION
     parcel = (labels >= first) & (labels < last)
     named = (labels > 0) & (labels < FIRST_EXTRACEREBRAL_OF_SYNTHSEG)
     cerebral = (named & ~np.isin(labels, EXTRACEREBRAL)) | parcel
-    brain = ndimage.binary_fill_holes(ndimage.binary_closing(cerebral, iterations=2)) | cerebral
+    closed = ndimage.binary_fill_holes(ndimage.binary_closing(cerebral, iterations=2)) | cerebral
     grey = np.isin(labels, (*GREY_MATTER_OF_THE_LEFT, *GREY_MATTER_OF_THE_RIGHT)) | parcel
-    return np.isin(labels, CSF), grey, brain
+    return np.isin(labels, CSF), grey, largest_component(closed)
 
 
 def _foramen_magnum(labels: NDArray[np.int32], voxel_size: float) -> int:
