@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from geoloss_kernels.training.volumes import bounding_box
 MARGIN = 10  # voxels around the lesions of the mask
 WARP = 1.5  # mm, standard deviation
 WARP_SIGMA = 8.0  # mm
+STEADINESS = 0.5  # of the reference's errors: what is traced is ragged already, for a hand drew it
 ANY_CONNECTION = np.ones((3, 3, 3))
 
 
@@ -35,7 +37,7 @@ def transplant_lesions(
         mask_file: Lesion mask in the MNI space.
         anatomy: The brain they get into.
         mni_points: Position [3, X, Y, Z] in mm of its voxels in the MNI space.
-        difficulty: Says how faint they are and how exact their reference is.
+        difficulty: Says how faint they are, and how exact the reference of made-up ones would be.
         generator: Source of randomness.
 
     Raises:
@@ -45,7 +47,12 @@ def transplant_lesions(
     warp = [WARP * smooth_noise(shape, WARP_SIGMA / voxel_size, generator) for _ in range(3)]
     depth, contrast = _lesion_maps(mask_file, difficulty, generator).at(mni_points + np.stack(warp))
     rim = ndimage.binary_dilation(anatomy.white > 0.5, ANY_CONNECTION)
-    return trace(depth, contrast, rim & (anatomy.csf < 0.5), voxel_size, difficulty, generator)
+    steadier = replace(
+        difficulty,
+        reference_tremor=STEADINESS * difficulty.reference_tremor,
+        reference_bias=STEADINESS * difficulty.reference_bias,
+    )
+    return trace(depth, contrast, rim & (anatomy.csf < 0.5), voxel_size, steadier, generator)
 
 
 def _lesion_maps(path: Path, difficulty: Difficulty, generator: np.random.Generator) -> Maps:
