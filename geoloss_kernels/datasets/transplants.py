@@ -20,7 +20,7 @@ from geoloss_kernels.training.volumes import bounding_box
 MARGIN = 10  # voxels around the lesions of the mask
 WARP = 1.5  # mm, standard deviation
 WARP_SIGMA = 8.0  # mm
-STEADINESS = 0.5  # of the reference's errors: what is traced is ragged already, for a hand drew it
+ERRORS_LEFT = 0.5  # share of the reference's: what is traced is ragged already, for a hand drew it
 ANY_CONNECTION = np.ones((3, 3, 3))
 
 
@@ -49,8 +49,8 @@ def transplant_lesions(
     rim = ndimage.binary_dilation(anatomy.white > 0.5, ANY_CONNECTION)
     steadier = replace(
         difficulty,
-        reference_tremor=STEADINESS * difficulty.reference_tremor,
-        reference_bias=STEADINESS * difficulty.reference_bias,
+        reference_tremor=ERRORS_LEFT * difficulty.reference_tremor,
+        reference_bias=ERRORS_LEFT * difficulty.reference_bias,
     )
     return trace(depth, contrast, rim & (anatomy.csf < 0.5), voxel_size, steadier, generator)
 
