@@ -16,7 +16,7 @@ import pytest
 from scipy import ndimage
 
 from geoloss_kernels.cli import main
-from geoloss_kernels.datasets import DatasetRecipe, Difficulty, generation, make_dataset
+from geoloss_kernels.datasets import DatasetRecipe, Difficulty, generation, make_dataset, transplants
 from geoloss_kernels.datasets.anatomy import make_anatomy, template
 from geoloss_kernels.datasets.generation import CARD, make_plans, make_subject
 from geoloss_kernels.datasets.label_maps import deform_label_map, read_label_map
@@ -403,6 +403,40 @@ def test_transplanted_lesions_lie_where_the_mask_has_them(donors: Mapping[str, P
     distance = np.linalg.norm(mni[:, lesions.mask][:, :, None] - centres[:, None], axis=0)
     assert distance.min(1).max() < 8.0 + 6.0  # the ball's radius, and the warp
     assert set(distance.argmin(1)) == set(range(len(LESIONS_IN_MNI)))
+
+
+def test_the_outline_of_a_real_lesion_wavers_half_as_much(
+    donors: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anatomy = make_anatomy(2.0, np.random.default_rng(0))
+    points = 2.0 * np.indices(anatomy.white.shape) + anatomy.affine[:3, 3].reshape(3, 1, 1, 1)
+
+    def mask(tremor: float, bias: float) -> np.ndarray:
+        difficulty = Difficulty(reference_tremor=tremor, reference_bias=bias)
+        generator = np.random.default_rng(1)
+        file = donors["lesion_masks"] / "patient2.nii.gz"
+        return transplant_lesions(file, anatomy, points.astype(np.float32), difficulty, generator).mask
+
+    exact, wavering = mask(0, 0), mask(0.8, 0.4)
+    monkeypatch.setattr(transplants, "ERRORS_LEFT", 1.0)
+    assert (exact != wavering).sum() > 0.05 * exact.sum()
+    assert np.array_equal(wavering, mask(0.4, 0.2))
+
+
+def test_mimics_show_in_flair_and_t2_and_not_in_t1() -> None:
+    anatomy = make_anatomy(3.0, np.random.default_rng(0))
+
+    def images(**intensities: float) -> dict[str, np.ndarray]:
+        difficulty, generator = Difficulty(**intensities), np.random.default_rng(1)
+        lesions = make_lesions(anatomy, difficulty, generator)
+        return make_scan(anatomy, lesions, difficulty, Acquisition(), generator).images
+
+    dark, bright = images(mimic_t2=0.0, mimic_flair=0.0), images()
+    assert np.array_equal(dark["t1"], bright["t1"])
+    for modality in ("t2", "flair"):
+        difference = bright[modality] - dark[modality]
+        assert difference.min() > -1e-3
+        assert (difference > 0.02).mean() > 0.005
 
 
 def test_difficulty_sets_the_contrast_and_the_reference() -> None:
