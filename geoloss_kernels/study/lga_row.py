@@ -1,16 +1,22 @@
-"""The row LST: the lesion growth algorithm, its threshold κ chosen on the validation subjects."""
+"""The row LST: the lesion growth algorithm, its threshold κ chosen on the validation subjects.
+
+Bias fields are removed first, as LST has SPM do: the algorithm compares intensities of the whole brain.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geoloss_kernels.lga import grow, prepare
+from geoloss_kernels.lga import MODALITIES, Preparation, grow, prepare
 from geoloss_kernels.metrics import dice_coefficient
 from geoloss_kernels.metrics.lesions import nan_mean
 from geoloss_kernels.study.measurements import Segment, lesion_mask
+from geoloss_kernels.training.preprocessing import correct_subject
 from geoloss_kernels.training.subjects import Subject
 from geoloss_kernels.training.volumes import Grid, load_mask
 
@@ -33,15 +39,20 @@ def segmenter(kappa: float) -> Segment:
     """Segments subjects by lesion growth."""
 
     def segment(subject: Subject) -> tuple[NDArray[np.float32], Grid]:
-        preparation = prepare(subject)
+        preparation = _prepare(subject)
         return grow(preparation, kappa), preparation.grid
 
     return segment
 
 
+def _prepare(subject: Subject) -> Preparation:
+    with TemporaryDirectory() as folder:
+        return prepare(correct_subject(subject, MODALITIES, Path(folder)))
+
+
 def _scores(subject: Subject) -> list[float]:
     """DSC of each κ."""
     assert subject.mask is not None
-    preparation, reference = prepare(subject), load_mask(subject.mask)
+    preparation, reference = _prepare(subject), load_mask(subject.mask)
     masks = (lesion_mask(grow(preparation, kappa), preparation.grid, MIN_LESION_VOLUME) for kappa in KAPPAS)
     return [dice_coefficient(mask, reference) for mask in masks]

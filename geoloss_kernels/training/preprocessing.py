@@ -86,6 +86,22 @@ def correct_bias(image: sitk.Image) -> sitk.Image:
     return image / sitk.Exp(corrector.GetLogBiasFieldAsImage(image))
 
 
+def correct_subject(subject: Subject, modalities: Sequence[str], folder: Path) -> Subject:
+    """``subject`` with only the images of ``modalities``, without their bias, written into ``folder``.
+
+    Raises:
+        InputError: an image is missing or cannot be read.
+    """
+    missing = [modality for modality in modalities if modality not in subject.images]
+    if missing:
+        raise InputError(f"{subject.name}: expected an image {missing[0]}, got {', '.join(subject.images)}")
+    corrected = {
+        modality: _write(correct_bias(_read(subject.images[modality])), folder, modality)
+        for modality in modalities
+    }
+    return replace(subject, images=corrected)
+
+
 def _preprocess_subject(subject: Subject, folder: Path, options: PreprocessingOptions, log: Log) -> Subject:
     import SimpleITK as sitk  # noqa: N813
 
