@@ -13,6 +13,7 @@ from geoloss_kernels.training import InputError, Subject
 from geoloss_kernels.training.preprocessing import (
     PreprocessingOptions,
     correct_bias,
+    correct_subject,
     preprocess,
     register_rigidly,
 )
@@ -93,6 +94,21 @@ def test_bias_field_is_removed() -> None:
         return float(ratio.std() / ratio.mean())
 
     assert unevenness(correct_bias(flair * field)) < 0.4 * unevenness(flair * field)
+
+
+def test_a_subject_is_corrected_on_its_own_grids(subject: Subject, tmp_path: Path) -> None:
+    done = correct_subject(subject, ("t1",), tmp_path)
+    original, corrected = (
+        sitk.ReadImage(str(each.images["t1"]), sitk.sitkFloat32) for each in (subject, done)
+    )
+    assert list(done.images) == ["t1"]
+    assert done.mask == subject.mask
+    assert corrected.GetDirection() == pytest.approx(original.GetDirection())
+    assert corrected.GetOrigin() == pytest.approx(original.GetOrigin())
+    expected = sitk.GetArrayFromImage(correct_bias(original))
+    np.testing.assert_allclose(sitk.GetArrayFromImage(corrected), expected, rtol=2e-7)
+    with pytest.raises(InputError, match="anna: expected an image t2, got flair, t1"):
+        correct_subject(subject, ("t2",), tmp_path)
 
 
 def test_images_come_to_lie_on_the_reference(subject: Subject, tmp_path: Path) -> None:
