@@ -27,7 +27,7 @@ from training_helpers import make_subject, make_subjects
 from geoloss_kernels.cli import main
 from geoloss_kernels.metrics import LesionMetrics
 from geoloss_kernels.metrics.lesions import lesion_f1
-from geoloss_kernels.study import paper
+from geoloss_kernels.study import lga_row, paper
 from geoloss_kernels.study.cost import Cost, peak_memory
 from geoloss_kernels.study.document import Heading, Paragraph, Picture, Table, to_html, to_markdown
 from geoloss_kernels.study.measurements import THRESHOLDS, Measurements, mask_file, measure
@@ -42,6 +42,7 @@ from geoloss_kernels.training import LOSSES
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.files import exclusive
 from geoloss_kernels.training.network import NETWORKS
+from geoloss_kernels.training.preprocessing import correct_subject
 from geoloss_kernels.training.subjects import format_table
 from geoloss_kernels.training.volumes import load_images, load_mask
 
@@ -354,6 +355,33 @@ def test_killed_study_goes_on_to_the_same_results(small_study, table, tmp_path):
     assert main(["reproduce", "--out", str(out)]) == 0
     for name in ("results.csv", "thresholds.csv"):
         assert (out / name).read_bytes() == (small_study / name).read_bytes(), delays
+
+
+def test_more_seeds_are_not_kept_while_the_study_is_in_use(small_study, capsys):
+    before = (small_study / "study.json").read_bytes()
+    with exclusive(small_study):
+        assert main(["reproduce", "--out", str(small_study), "--seeds", "2"]) == 2
+    assert "in use by another process" in capsys.readouterr().err
+    assert (small_study / "study.json").read_bytes() == before
+
+
+def test_lst_sees_images_without_bias_fields(tmp_path, monkeypatch):
+    subject = make_subject(tmp_path / "one", 1, "test")
+    seen = {}
+
+    def prepare(given):
+        seen.update(load_images(given.images)[0])
+        raise InputError("seen")
+
+    monkeypatch.setattr(lga_row, "prepare", prepare)
+    with pytest.raises(InputError, match="seen"):
+        lga_row.segmenter(0.3)(subject)
+    corrected = correct_subject(subject, ("t1", "flair"), tmp_path / "corrected")
+    expected = load_images(corrected.images)[0]
+    assert set(seen) == {"t1", "flair"}
+    for modality, image in expected.items():
+        np.testing.assert_array_equal(seen[modality], image)
+        assert not np.array_equal(image, load_images({modality: subject.images[modality]})[0][modality])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from geoloss_kernels.datasets.fields import Volume
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.volumes import bounding_box, load_images
 
-LATERAL_VENTRICLES = (4, 43)
+LATERAL_VENTRICLES = (4, 43)  # without their temporal horns, as in the template
 CSF = (*LATERAL_VENTRICLES, 5, 14, 15, 24, 30, 31, 44, 62, 63, 72)  # with vessels and choroid plexus
 GREY_MATTER_OF_THE_LEFT = (3, 8, 9, 10, 11, 12, 13, 17, 18, 19, 20, 26, 27, 136)
 GREY_MATTER_OF_THE_RIGHT = (42, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 58, 59, 137)

@@ -76,7 +76,8 @@ def _register_ventricles(label_map: LabelMap, affine: NDArray[np.float64]) -> Ma
     person, average = (_radial_position(maps) for maps in (label_map.distances, template()[1]))
     points = _voxel_centres(person)
     moving = Maps(average.at(transformed(points, affine)), person.origin, person.voxel_size)
-    displacement = deform_onto(*(_image(maps.values[0], maps) for maps in (person, moving)))
+    images = (_image(maps.values[0], maps.origin, maps.voxel_size) for maps in (person, moving))
+    displacement = deform_onto(*images)
     return Maps(displacement, person.origin, person.voxel_size)
 
 
@@ -100,18 +101,16 @@ def _white_matter(tissues: Maps, number: int) -> sitk.Image:
     """White matter on every second voxel."""
     smooth = ndimage.gaussian_filter(tissues.values[number], SUBSAMPLING / 2)
     step = slice(None, None, SUBSAMPLING)
-    return _image(
-        smooth[step, step, step], Maps(tissues.values, tissues.origin, SUBSAMPLING * tissues.voxel_size)
-    )
+    return _image(smooth[step, step, step], tissues.origin, SUBSAMPLING * tissues.voxel_size)
 
 
-def _image(values: Volume, grid: Maps) -> sitk.Image:
-    """[X, Y, Z] at the place of `grid`, whose mm are SimpleITK's."""
+def _image(values: Volume, origin: NDArray[np.float64], voxel_size: float) -> sitk.Image:
+    """[X, Y, Z] with its place in mm, which are SimpleITK's, too."""
     import SimpleITK as sitk  # noqa: N813
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
-    image.SetSpacing([grid.voxel_size] * 3)
-    image.SetOrigin(grid.origin.tolist())
+    image.SetSpacing([voxel_size] * 3)
+    image.SetOrigin(origin.tolist())
     return image
 
 

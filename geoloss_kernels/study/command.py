@@ -14,7 +14,7 @@ from geoloss_kernels.study.methods import METHODS, TITLES
 from geoloss_kernels.study.patients import load_patients
 from geoloss_kernels.study.presets import PRESETS
 from geoloss_kernels.study.report import PATIENTS, write_report
-from geoloss_kernels.study.settings import DEFAULT_PRESET, StudySettings, open_study
+from geoloss_kernels.study.settings import DEFAULT_PRESET, StudySettings, open_study, save_settings
 from geoloss_kernels.training.errors import InputError
 from geoloss_kernels.training.files import exclusive
 from geoloss_kernels.training.subjects import Subject
@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
     out = args.out
     settings = open_study(out, given_options(args))
     with exclusive(out):
+        save_settings(out, settings)
         report = _run(settings, out, started)
     log("\n".join(["", *map(str, report)]))
     log(f"Done in {(time.perf_counter() - started) / 60:.1f} min")

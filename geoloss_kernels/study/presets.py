@@ -95,7 +95,7 @@ class Preset:
 
 CPU = Preset(
     name="cpu",
-    summary="a small study on two cores, about an hour",
+    summary="a small study, one to two hours on two cores",
     data=(
         DataPlan("ge30", 24, 1.0, (64, 64, 24), THICK_SLICES),
         DataPlan("si170", 30, 1.0, (48, 48, 48), ISOTROPIC),

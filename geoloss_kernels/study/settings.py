@@ -77,7 +77,7 @@ class StudySettings:
 
 
 def open_study(folder: Path, options: Mapping[str, Any]) -> StudySettings:
-    """The settings of the study in ``folder``, which is begun there if the folder is new or empty.
+    """The settings of the study in ``folder``, or of a new one if the folder is new or empty; writes nothing.
 
     Args:
         folder: Of the study.
@@ -93,17 +93,18 @@ def open_study(folder: Path, options: Mapping[str, Any]) -> StudySettings:
         return _continue(path, options)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--out: expected a new or empty folder, or a study's, got {folder}")
-    settings = StudySettings.of(options)
-    write_text(path, json.dumps(settings.to_mapping(), indent=2) + "\n")
-    return settings
+    return StudySettings.of(options)
+
+
+def save_settings(folder: Path, settings: StudySettings) -> None:
+    """Makes ``folder`` the study's, or gives the study there its new number of seeds."""
+    write_text(folder / SETTINGS, json.dumps(settings.to_mapping(), indent=2) + "\n")
 
 
 def _continue(path: Path, options: Mapping[str, Any]) -> StudySettings:
     found = _read(path)
     stored = {name: found.pop(name, None) for name in StudySettings.__dataclass_fields__}
-    grown = options.get("seeds", 0) > stored["seeds"]
-    if grown:
-        stored["seeds"] = options["seeds"]
+    stored["seeds"] = max(stored["seeds"], options.get("seeds", 0))
     settings = StudySettings(**{**stored, "rows": tuple(stored["rows"])})
     wanted = settings.to_mapping()["size"]
     difference = _difference(stored, dict(json.loads(json.dumps(options)))) or _difference(
@@ -111,8 +112,6 @@ def _continue(path: Path, options: Mapping[str, Any]) -> StudySettings:
     )
     if difference:
         raise InputError(f"{path.parent}: holds a study with other settings: {difference}")
-    if grown:
-        write_text(path, json.dumps(settings.to_mapping(), indent=2) + "\n")
     return settings
 
 

@@ -87,17 +87,15 @@ def correct_bias(image: sitk.Image) -> sitk.Image:
 
 
 def correct_subject(subject: Subject, modalities: Sequence[str], folder: Path) -> Subject:
-    """``subject`` with only the images of ``modalities``, without their bias, written into ``folder``.
+    """``subject`` with those of its images that are of ``modalities``, corrected and written into ``folder``.
 
     Raises:
-        InputError: an image is missing or cannot be read.
+        InputError: an image cannot be read.
     """
-    missing = [modality for modality in modalities if modality not in subject.images]
-    if missing:
-        raise InputError(f"{subject.name}: expected an image {missing[0]}, got {', '.join(subject.images)}")
     corrected = {
-        modality: _write(correct_bias(_read(subject.images[modality])), folder, modality)
-        for modality in modalities
+        modality: _write(correct_bias(_read(path)), folder, modality)
+        for modality, path in subject.images.items()
+        if modality in modalities
     }
     return replace(subject, images=corrected)
 
