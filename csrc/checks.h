@@ -12,14 +12,13 @@
 #include <string>
 #include <vector>
 
+#include "geo_ratio.h"
 #include "geo_sums.h"
-#include "stencil.h"
-#include "terms.h"
+#include "operators.h"
 
 namespace geoloss {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 inline std::string shape_text(const Tensor& tensor) {
   std::string text = "[";
@@ -83,54 +82,115 @@ inline Tensor dense_of(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-inline Activation activation_of(const std::string& name) {
-  if (name == "none") return Activation::kNone;
-  if (name == "sigmoid") return Activation::kSigmoid;
-  STD_TORCH_CHECK(name == "softmax", "activation: expected 'none', 'sigmoid' or 'softmax', got '", name, "'");
-  return Activation::kSoftmax;
+inline Activation activation_of(int64_t number) {
+  STD_TORCH_CHECK(number >= 0 && number <= 2,
+                  "activation: expected 0 (none), 1 (sigmoid) or 2 (softmax), got ", number);
+  return static_cast<Activation>(number);
 }
 
 // The arguments that geo_sums and geo_sums_backward share.
 struct GeoSumsArguments {
   const Tensor& input;
   const Tensor& target;
-  const std::optional<Tensor>& mask;
-  const std::optional<Tensor>& map;
-  const std::vector<std::string>& terms;
-  const std::string& activation;
-  const std::vector<double>& spacing;
-  const std::vector<int64_t>& axes;
+  const OptionalTensor& mask;
+  const std::vector<Tensor>& maps;
+  const Integers& terms;
+  const Numbers& parameters;
+  int64_t activation;
   const std::optional<int64_t>& ignore_index;
   bool include_background;
 };
 
-template <class... Terms>
-void list_names(TermList<Terms...>, std::vector<std::string>& names) {
-  (names.push_back(Terms::kName), ...);
-}
+// Reads `terms`, a stream of kind, I, F and I integers for each term, and `parameters`, F numbers for each.
+//
+//   map terms      the number of the map
+//   first order    the axes as bits, 0 = z, 1 = y, 2 = x; the spacing along z, y, x
+//   second order   the spacing along z, y, x
+class TermReader {
+ public:
+  TermReader(const Integers& terms, const Numbers& parameters) : terms_(terms), parameters_(parameters) {}
 
-// Two terms can have one name, for probabilities and for logits.
-inline const std::vector<std::string>& term_names() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> all;
-    list_names(terms::VoxelTerms{}, all);
-    list_names(stencil::StencilTerms{}, all);
-    return all;
-  }();
-  return names;
-}
+  bool at_end() const { return next_term_ == terms_.size(); }
 
-inline void check_term(const std::string& name) {
-  const std::vector<std::string>& names = term_names();
-  if (std::find(names.begin(), names.end(), name) != names.end()) return;
-  std::string expected;
-  for (const std::string& each : names) {
-    if (expected.find(each + ",") == std::string::npos) expected += each + ", ";
+  void check_end() const {
+    STD_TORCH_CHECK(next_parameter_ == parameters_.size(), "parameters: expected ", next_parameter_,
+                    " numbers for the terms, got ", parameters_.size());
   }
-  STD_TORCH_CHECK(false, "terms: expected names out of ", expected, "got '", name, "'");
+
+  Term next(int64_t maps) {
+    Term term{};
+    term.kind = kind_of(integer());
+    const int64_t integers = integer(), numbers = integer();
+    check_counts(term.kind, integers, numbers);
+    if (reads_map(term.kind)) term.map = checked_map(integer(), maps);
+    if (is_first_order(term.kind)) {
+      const int64_t axes = integer();
+      for (int axis = 0; axis < 3; ++axis) term.axis_chosen[axis] = axes >> axis & 1;
+    }
+    for (int axis = 0; is_stencil(term.kind) && axis < 3; ++axis) {
+      const double spacing = parameter();
+      STD_TORCH_CHECK(spacing > 0, "spacing: expected positive numbers, got ", spacing);
+      term.inverse_spacing[axis] = 1 / spacing;
+    }
+    ++count_;
+    return term;
+  }
+
+ private:
+  static TermKind kind_of(int64_t number) {
+    STD_TORCH_CHECK(number >= 0 && number < kTermKinds, "terms: expected kinds from 0 to ", kTermKinds - 1,
+                    ", got ", number);
+    return static_cast<TermKind>(number);
+  }
+
+  static void check_counts(TermKind kind, int64_t integers, int64_t numbers) {
+    const int64_t expected_integers = reads_map(kind) || is_first_order(kind) ? 1 : 0;
+    const int64_t expected_numbers = is_stencil(kind) ? 3 : 0;
+    STD_TORCH_CHECK(integers == expected_integers && numbers == expected_numbers, "terms: expected ",
+                    expected_integers, " integers and ", expected_numbers, " parameters of kind ",
+                    static_cast<int>(kind), ", got ", integers, " and ", numbers);
+  }
+
+  static int32_t checked_map(int64_t number, int64_t maps) {
+    STD_TORCH_CHECK(number >= 0 && number < maps, "maps: a term needs map number ", number, ", got ", maps,
+                    " maps");
+    return static_cast<int32_t>(number);
+  }
+
+  int64_t integer() {
+    STD_TORCH_CHECK(next_term_ < terms_.size(),
+                    "terms: expected kind, counts and integers of each term, got a stream of ", terms_.size(),
+                    " integers that ends within term ", count_);
+    return terms_[next_term_++];
+  }
+
+  double parameter() {
+    STD_TORCH_CHECK(next_parameter_ < parameters_.size(), "parameters: expected more than ",
+                    parameters_.size(), " numbers for the terms");
+    return parameters_[next_parameter_++];
+  }
+
+  const Integers& terms_;
+  const Numbers& parameters_;
+  size_t next_term_ = 0, next_parameter_ = 0;
+  int64_t count_ = 0;
+};
+
+inline void read_terms(const GeoSumsArguments& a, GeoSumsParams& p) {
+  TermReader reader(a.terms, a.parameters);
+  int stencils = 0;
+  while (!reader.at_end()) {
+    STD_TORCH_CHECK(p.term_count < kMaxTerms, "terms: expected 1 to ", kMaxTerms, ", got more");
+    Term& term = p.terms[p.term_count++];
+    term = reader.next(static_cast<int64_t>(a.maps.size()));
+    stencils += is_stencil(term.kind);
+  }
+  reader.check_end();
+  STD_TORCH_CHECK(p.term_count > 0, "terms: expected 1 to ", kMaxTerms, ", got none");
+  STD_TORCH_CHECK(stencils <= kMaxStencilTerms, "terms: expected at most ", kMaxStencilTerms,
+                  " first- and second-order terms, got ", stencils);
 }
 
-// `terms` must outlive the result, which points into it.
 inline GeoSumsParams params_of(const GeoSumsArguments& a) {
   const int64_t spatial = a.input.dim() - 2;
   STD_TORCH_CHECK(spatial == 2 || spatial == 3, "input: expected [N, C, H, W] or [N, C, D, H, W], got ",
@@ -146,34 +206,14 @@ inline GeoSumsParams params_of(const GeoSumsArguments& a) {
   p.target = checked_view(a.target, "target", a.input, true);
   p.label_map = p.C > 1 && a.target.size(1) == 1;
   if (a.mask) p.mask = checked_view(*a.mask, "mask", a.input, true);
-  if (a.map) p.map = checked_view(*a.map, "map", a.input, true);
+  STD_TORCH_CHECK(a.maps.size() <= kMaxMaps, "maps: expected at most ", kMaxMaps, ", got ", a.maps.size());
+  for (size_t i = 0; i < a.maps.size(); ++i) p.maps[i] = checked_view(a.maps[i], "maps", a.input, true);
   p.activation = activation_of(a.activation);
   p.has_ignore_index = a.ignore_index.has_value();
   p.ignore_index = static_cast<double>(a.ignore_index.value_or(0));
   p.first_channel = a.include_background ? 0 : 1;
   STD_TORCH_CHECK(p.C > p.first_channel, "include_background: without it, input needs two channels or more");
-  STD_TORCH_CHECK(static_cast<int64_t>(a.spacing.size()) == spatial, "spacing: expected ", spatial,
-                  " numbers, got ", a.spacing.size());
-  // In 2-D nothing differs along z.
-  p.inverse_spacing[0] = 1;
-  p.axis_chosen[0] = spatial == 2;
-  for (int64_t i = 0; i < spatial; ++i) {
-    STD_TORCH_CHECK(a.spacing[i] > 0, "spacing: expected positive numbers, got ", a.spacing[i]);
-    p.inverse_spacing[3 - spatial + i] = 1 / a.spacing[i];
-  }
-  for (const int64_t axis : a.axes) {
-    STD_TORCH_CHECK(axis >= 0 && axis < spatial, "axes: expected 0 to ", spatial - 1, ", got ", axis);
-    p.axis_chosen[3 - spatial + axis] = true;
-  }
-  STD_TORCH_CHECK(!a.terms.empty() && a.terms.size() <= kMaxTerms, "terms: expected 1 to ", kMaxTerms,
-                  " names, got ", a.terms.size());
-  p.term_count = static_cast<int64_t>(a.terms.size());
-  for (int64_t k = 0; k < p.term_count; ++k) {
-    check_term(a.terms[k]);
-    p.terms[k] = a.terms[k].c_str();
-    const bool needs_map = a.terms[k].starts_with("map_");
-    STD_TORCH_CHECK(!needs_map || a.map.has_value(), "map: the term '", a.terms[k], "' needs one, got none");
-  }
+  read_terms(a, p);
   return p;
 }
 
@@ -192,20 +232,73 @@ inline void check_sums(const Tensor& sums) {
                   "sums: expected float32 or float64");
 }
 
-inline void check_grad_ratio(const Tensor& grad_ratio, const Tensor& sums) {
-  STD_TORCH_CHECK(grad_ratio.dim() == 2 && grad_ratio.size(0) == sums.size(0) &&
-                      grad_ratio.size(1) == sums.size(1) && grad_ratio.scalar_type() == sums.scalar_type(),
-                  "grad_ratio: expected [N, C] of sums' dtype, got ", shape_text(grad_ratio));
+// The fractions of geo_ratio as its kernels take them; they point into the operator's arguments.
+struct Fractions {
+  Fraction each[kMaxFractions];
+  int64_t count;
+  Reduction reduction;
+
+  const Fraction* begin() const { return each; }
+  const Fraction* end() const { return each + count; }
+};
+
+inline void check_channel_weights(const OptionalTensor& channel_weights, const Tensor& sums, int64_t rows) {
+  if (rows == 0) return;
+  const bool fits = channel_weights && channel_weights->dim() == 2 && channel_weights->size(0) >= rows &&
+                    channel_weights->size(1) == sums.size(1) &&
+                    channel_weights->scalar_type() == sums.scalar_type() &&
+                    channel_weights->device() == sums.device();
+  STD_TORCH_CHECK(fits, "channel_weights: expected at least ", rows, " rows of ", sums.size(1),
+                  " numbers in sums' dtype and on its device, got ",
+                  channel_weights ? "shape " + shape_text(*channel_weights) : std::string("none"));
 }
 
-// The number of fractions that the rows are.
-inline int64_t check_fractions(int64_t terms, const std::vector<double>& numerator,
-                               const std::vector<double>& denominator) {
-  const size_t row = static_cast<size_t>(terms) + 1;
-  STD_TORCH_CHECK(!numerator.empty() && numerator.size() % row == 0 && numerator.size() == denominator.size(),
-                  "numerator, denominator: expected the same number of rows of K + 1 = ", row,
-                  " numbers, got ", numerator.size(), " and ", denominator.size(), " numbers");
-  return static_cast<int64_t>(numerator.size() / row);
+inline Fractions fractions_of(const Tensor& sums, const OptionalTensor& channel_weights,
+                              const Integers& fractions, const Numbers& weights, int64_t reduction) {
+  const int64_t row = sums.size(2) + 1;
+  Fractions f{};
+  f.count = static_cast<int64_t>(fractions.size()) / kFractionIntegers;
+  STD_TORCH_CHECK(f.count > 0 && f.count <= kMaxFractions && fractions.size() % kFractionIntegers == 0,
+                  "fractions: expected ", kFractionIntegers, " integers for each of 1 to ", kMaxFractions,
+                  " fractions, got ", fractions.size());
+  STD_TORCH_CHECK(static_cast<int64_t>(weights.size()) == f.count * 2 * row, "weights: expected ",
+                  f.count * 2 * row, " numbers, 2 (K + 1) for each fraction, got ", weights.size());
+  STD_TORCH_CHECK(reduction >= 0 && reduction <= 2, "reduction: expected 0 (none), 1 (mean) or 2 (sum), got ",
+                  reduction);
+  f.reduction = static_cast<Reduction>(reduction);
+  int64_t weight_rows = 0;
+  for (int64_t j = 0; j < f.count; ++j) {
+    const int64_t* integers = fractions.data() + j * kFractionIntegers;
+    STD_TORCH_CHECK(integers[0] >= 0 && integers[0] <= 2 && integers[1] >= 0 && integers[1] < sums.size(1),
+                    "fractions: expected pooling from 0 to 2 and fewer channels skipped than there are, got ",
+                    integers[0], " and ", integers[1]);
+    f.each[j] = {static_cast<Pooling>(integers[0]), static_cast<int32_t>(integers[1]),
+                 static_cast<int32_t>(integers[2]), static_cast<int32_t>(integers[3]),
+                 weights.data() + 2 * j * row,      weights.data() + (2 * j + 1) * row};
+    weight_rows = std::max({weight_rows, integers[2] + 1, integers[3] + 1});
+    STD_TORCH_CHECK(
+        f.reduction != Reduction::kNone || (integers[0] == fractions[0] && integers[1] == fractions[1]),
+        "reduction: expected fractions of one pooling and skip with reduction none");
+  }
+  check_channel_weights(channel_weights, sums, weight_rows);
+  return f;
+}
+
+// Of geo_ratio's result: [], or without a reduction a number for each group.
+inline std::vector<int64_t> ratio_shape(const Fractions& f, const Tensor& sums) {
+  if (f.reduction != Reduction::kNone) return {};
+  const Fraction& first = f.each[0];
+  if (first.pooling == Pooling::kAll) return {1, 1};
+  return {first.pooling == Pooling::kBatch ? 1 : sums.size(0), sums.size(1) - first.skip};
+}
+
+inline void check_grad_ratio(const Tensor& grad_ratio, const Tensor& sums, const Fractions& f) {
+  const std::vector<int64_t> shape = ratio_shape(f, sums);
+  bool fits = grad_ratio.dim() == static_cast<int64_t>(shape.size()) &&
+              grad_ratio.scalar_type() == sums.scalar_type();
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = grad_ratio.size(i) == shape[i];
+  STD_TORCH_CHECK(fits, "grad_ratio: expected the shape of the ratio in sums' dtype, got ",
+                  shape_text(grad_ratio));
 }
 
 }  // namespace geoloss

@@ -8,15 +8,14 @@
 
 namespace geoloss {
 
-inline Side side_of(const std::string& name) {
-  if (name == "foreground") return Side::kForeground;
-  if (name == "both") return Side::kBoth;
-  STD_TORCH_CHECK(name == "signed", "side: expected 'foreground', 'both' or 'signed', got '", name, "'");
-  return Side::kSigned;
+inline Side side_of(int64_t number) {
+  STD_TORCH_CHECK(number >= 0 && number <= 2, "side: expected 0 (foreground), 1 (both) or 2 (signed), got ",
+                  number);
+  return static_cast<Side>(number);
 }
 
-inline DistanceParams distance_params(const Tensor& mask, const std::vector<double>& spacing,
-                                      const std::string& side, double without_boundary, ScalarType dtype) {
+inline DistanceParams distance_params(const Tensor& mask, const Numbers& spacing, int64_t side,
+                                      double without_boundary, ScalarType dtype) {
   const int64_t spatial = mask.dim() - 2;
   STD_TORCH_CHECK(spatial == 2 || spatial == 3, "mask: expected [N, C, H, W] or [N, C, D, H, W], got ",
                   shape_text(mask));
@@ -46,8 +45,8 @@ inline DistanceParams distance_params(const Tensor& mask, const std::vector<doub
 
 // passes(params): a backend's. Called unless there are no voxels.
 template <class Passes>
-Tensor distance_transform_by(Passes passes, const Tensor& mask, const std::vector<double>& spacing,
-                             const std::string& side, double without_boundary, ScalarType dtype) {
+Tensor distance_transform_by(Passes passes, const Tensor& mask, const Numbers& spacing, int64_t side,
+                             double without_boundary, ScalarType dtype) {
   DistanceParams params = distance_params(mask, spacing, side, without_boundary, dtype);
   const Tensor distance = torch::stable::new_empty(mask, mask.sizes(), dtype);
   params.distance = distance.mutable_data_ptr();
@@ -57,8 +56,7 @@ Tensor distance_transform_by(Passes passes, const Tensor& mask, const std::vecto
 
 template <class Passes>
 std::tuple<Tensor, Tensor> distance_transform_with_indices_by(Passes passes, const Tensor& mask,
-                                                              const std::vector<double>& spacing,
-                                                              const std::string& side,
+                                                              const Numbers& spacing, int64_t side,
                                                               double without_boundary, ScalarType dtype) {
   const Tensor indices = torch::stable::new_empty(mask, mask.sizes(), ScalarType::Long);
   const auto passes_with_indices = [&](DistanceParams params) {

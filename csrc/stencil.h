@@ -5,6 +5,7 @@
 // which of the differences to the neighbours count (1) and which do not (0).
 #pragma once
 
+#include "geo_sums.h"
 #include "macros.h"
 #include "math.h"
 #include "term_list.h"
@@ -138,7 +139,7 @@ GEOLOSS_INLINE PerAxis<V> multiply(const PerAxis<V>& a, const PerAxis<V>& b) {
   return {a.x * b.x, a.y * b.y, a.z * b.z};
 }
 
-// The stencil terms of the formula, by name: Ψ(D e) with the error e = s - g, and |e| ψ with ψ = |Δg|, and
+// The stencil terms of the formula, by kind: Ψ(D e) with the error e = s - g, and |e| ψ with ψ = |Δg|, and
 // + |Δs| where two-sided; kSigned leaves the bars of Δ away.
 
 template <class Operator_, class Norm_>
@@ -153,34 +154,34 @@ struct SecondOrder {
 };
 
 struct FirstOrderForwardL2 : FirstOrder<ForwardDifference, L2> {
-  static constexpr const char* kName = "first_order_forward_l2";
+  static constexpr TermKind kKind = TermKind::kFirstOrderForwardL2;
 };
 struct FirstOrderForwardL2Squared : FirstOrder<ForwardDifference, L2Squared> {
-  static constexpr const char* kName = "first_order_forward_l2_squared";
+  static constexpr TermKind kKind = TermKind::kFirstOrderForwardL2Squared;
 };
 struct FirstOrderForwardL1 : FirstOrder<ForwardDifference, L1> {
-  static constexpr const char* kName = "first_order_forward_l1";
+  static constexpr TermKind kKind = TermKind::kFirstOrderForwardL1;
 };
 struct FirstOrderCentralL2 : FirstOrder<CentralDifference, L2> {
-  static constexpr const char* kName = "first_order_central_l2";
+  static constexpr TermKind kKind = TermKind::kFirstOrderCentralL2;
 };
 struct FirstOrderCentralL2Squared : FirstOrder<CentralDifference, L2Squared> {
-  static constexpr const char* kName = "first_order_central_l2_squared";
+  static constexpr TermKind kKind = TermKind::kFirstOrderCentralL2Squared;
 };
 struct FirstOrderCentralL1 : FirstOrder<CentralDifference, L1> {
-  static constexpr const char* kName = "first_order_central_l1";
+  static constexpr TermKind kKind = TermKind::kFirstOrderCentralL1;
 };
 struct SecondOrderOneSided : SecondOrder<false, false> {
-  static constexpr const char* kName = "second_order";
+  static constexpr TermKind kKind = TermKind::kSecondOrder;
 };
 struct SecondOrderOneSidedSigned : SecondOrder<false, true> {
-  static constexpr const char* kName = "second_order_signed";
+  static constexpr TermKind kKind = TermKind::kSecondOrderSigned;
 };
 struct SecondOrderTwoSided : SecondOrder<true, false> {
-  static constexpr const char* kName = "second_order_two_sided";
+  static constexpr TermKind kKind = TermKind::kSecondOrderTwoSided;
 };
 struct SecondOrderTwoSidedSigned : SecondOrder<true, true> {
-  static constexpr const char* kName = "second_order_two_sided_signed";
+  static constexpr TermKind kKind = TermKind::kSecondOrderTwoSidedSigned;
 };
 
 using StencilTerms =

@@ -1,4 +1,4 @@
-// A list of terms as a type. Its order numbers the terms, so that a set of them is a word of bits.
+// A list of terms as a type.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ struct TermList {
 template <int kNumber>
 using Number = std::integral_constant<int, kNumber>;
 
-// Calls function(term, number) for every term of the list, its number being a constant.
+// Calls function(term, number) for every term of the list, its number in the list being a constant.
 template <int kFirst = 0, class Function, class... Terms>
 GEOLOSS_DEVICE void for_each_term(TermList<Terms...>, Function function) {
   [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) GEOLOSS_LAMBDA_INLINE {

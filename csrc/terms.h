@@ -1,24 +1,30 @@
 // The voxel-wise terms of the formula ΣΘΨ/ΣΓ: what each sum adds up at one voxel, and its slope.
 //
 // A term is a struct with
-//   kName              its name in the operators' `terms` argument,
+//   kKind              its number in the operators' `terms` argument,
+//   kVariable          what its slope is with respect to,
 //   value(voxel)       what one voxel adds to the sum,
-//   slope(voxel)       d value / d prediction, or d value / d logit where kFromLogit is set; only where
-//                      kDependsOnPrediction is.
-// `voxel` offers prediction(), target(), valid(), logit() and map(); their type is a scalar in CUDA and a
-// vector on the CPU, so a term is written once, without branches, in arithmetic and `select`.
-// To add a term, write its struct here and name it in VoxelTerms.
+//   slope(voxel)       d value / d variable, where there is one.
+// `voxel` offers prediction(), target(), valid(), log_prediction(), log_complement() and map(); their type is
+// a scalar in CUDA and a vector on the CPU, so a term is written once, without branches, in arithmetic and
+// `select`. To add a term, write its struct here, name it in VoxelTerms, and number it in geo_sums.h.
+//
+// The logarithms log s and log(1 - s) come from the logits where there are any, so that they hold where s
+// itself is 0 or 1 to rounding. At an invalid voxel everything is 0.
 #pragma once
 
+#include "geo_sums.h"
 #include "macros.h"
 #include "math.h"
 #include "term_list.h"
 
 namespace geoloss::terms {
 
+enum class Variable { kNothing, kPrediction, kLogPrediction, kLogComplement };
+
 struct Count {
-  static constexpr const char* kName = "count";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = false;
+  static constexpr TermKind kKind = TermKind::kCount;
+  static constexpr Variable kVariable = Variable::kNothing;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
     return v.valid();
@@ -26,8 +32,8 @@ struct Count {
 };
 
 struct Prediction {
-  static constexpr const char* kName = "prediction";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = true;
+  static constexpr TermKind kKind = TermKind::kPrediction;
+  static constexpr Variable kVariable = Variable::kPrediction;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
     return v.prediction();
@@ -39,8 +45,8 @@ struct Prediction {
 };
 
 struct Target {
-  static constexpr const char* kName = "target";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = false;
+  static constexpr TermKind kKind = TermKind::kTarget;
+  static constexpr Variable kVariable = Variable::kNothing;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
     return v.target();
@@ -48,8 +54,8 @@ struct Target {
 };
 
 struct Intersection {
-  static constexpr const char* kName = "intersection";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = true;
+  static constexpr TermKind kKind = TermKind::kIntersection;
+  static constexpr Variable kVariable = Variable::kPrediction;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
     return v.prediction() * v.target();
@@ -61,8 +67,8 @@ struct Intersection {
 };
 
 struct PredictionSquared {
-  static constexpr const char* kName = "prediction_squared";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = true;
+  static constexpr TermKind kKind = TermKind::kPredictionSquared;
+  static constexpr Variable kVariable = Variable::kPrediction;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
     return v.prediction() * v.prediction();
@@ -74,8 +80,8 @@ struct PredictionSquared {
 };
 
 struct TargetSquared {
-  static constexpr const char* kName = "target_squared";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = false;
+  static constexpr TermKind kKind = TermKind::kTargetSquared;
+  static constexpr Variable kVariable = Variable::kNothing;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
     return v.target() * v.target();
@@ -83,8 +89,8 @@ struct TargetSquared {
 };
 
 struct AbsoluteError {
-  static constexpr const char* kName = "absolute_error";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = true;
+  static constexpr TermKind kKind = TermKind::kAbsoluteError;
+  static constexpr Variable kVariable = Variable::kPrediction;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
     return absolute(v.prediction() - v.target());
@@ -96,8 +102,8 @@ struct AbsoluteError {
 };
 
 struct SquaredError {
-  static constexpr const char* kName = "squared_error";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = true;
+  static constexpr TermKind kKind = TermKind::kSquaredError;
+  static constexpr Variable kVariable = Variable::kPrediction;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
     const auto error = v.prediction() - v.target();
@@ -110,65 +116,57 @@ struct SquaredError {
   }
 };
 
-// -g log s, the logarithm clamped at -100 and its slope at 1e12, as torch's binary_cross_entropy does.
+// -weight · logarithm. The select keeps 0 · ∞ out.
+template <class Value>
+GEOLOSS_INLINE Value weighted_surprise(Value weight, Value logarithm) {
+  return select(weight == Value(0), weight, -weight * logarithm);
+}
+
+// -g log s
 struct CrossEntropyForeground {
-  static constexpr const char* kName = "cross_entropy_foreground";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = true;
+  static constexpr TermKind kKind = TermKind::kCrossEntropyForeground;
+  static constexpr Variable kVariable = Variable::kLogPrediction;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
-    return -v.target() * maximum(logarithm(v.prediction()), v.constant(-100));
+    return weighted_surprise(v.target(), v.log_prediction());
   }
   template <class Voxel>
   GEOLOSS_INLINE static auto slope(const Voxel& v) {
-    return -v.target() / maximum(v.prediction(), v.constant(1e-12));
+    return -v.target();
   }
 };
 
+// -(1 - g) log(1 - s)
 struct CrossEntropyBackground {
-  static constexpr const char* kName = "cross_entropy_background";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = true;
+  static constexpr TermKind kKind = TermKind::kCrossEntropyBackground;
+  static constexpr Variable kVariable = Variable::kLogComplement;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
-    return (v.target() - 1) * maximum(logarithm(1 - v.prediction()), v.constant(-100));
+    return weighted_surprise(1 - v.target(), v.log_complement());
   }
   template <class Voxel>
   GEOLOSS_INLINE static auto slope(const Voxel& v) {
-    return (1 - v.target()) / maximum(1 - v.prediction(), v.constant(1e-12));
+    return v.target() - 1;
   }
 };
 
-// The same two under a sigmoid, from the logit: -log sigmoid(z) = softplus(-z). The select keeps 0 · ∞ out.
-struct CrossEntropyForegroundLogit {
-  static constexpr const char* kName = "cross_entropy_foreground";
-  static constexpr bool kFromLogit = true, kDependsOnPrediction = true;
+// -log s: the target of smoothed labels
+struct CrossEntropyUniform {
+  static constexpr TermKind kKind = TermKind::kCrossEntropyUniform;
+  static constexpr Variable kVariable = Variable::kLogPrediction;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
-    const auto weight = v.target();
-    return select(weight == 0, weight, weight * softplus(-v.logit()));
+    return -v.log_prediction();
   }
   template <class Voxel>
   GEOLOSS_INLINE static auto slope(const Voxel& v) {
-    return v.target() * (v.prediction() - 1);
-  }
-};
-
-struct CrossEntropyBackgroundLogit {
-  static constexpr const char* kName = "cross_entropy_background";
-  static constexpr bool kFromLogit = true, kDependsOnPrediction = true;
-  template <class Voxel>
-  GEOLOSS_INLINE static auto value(const Voxel& v) {
-    const auto weight = 1 - v.target();
-    return select(weight == 0, weight, weight * softplus(v.logit()));
-  }
-  template <class Voxel>
-  GEOLOSS_INLINE static auto slope(const Voxel& v) {
-    return (1 - v.target()) * v.prediction();
+    return v.constant(-1);
   }
 };
 
 struct MapPrediction {
-  static constexpr const char* kName = "map_prediction";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = true;
+  static constexpr TermKind kKind = TermKind::kMapPrediction;
+  static constexpr Variable kVariable = Variable::kPrediction;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
     return v.prediction() * v.map();
@@ -180,8 +178,8 @@ struct MapPrediction {
 };
 
 struct MapSquaredError {
-  static constexpr const char* kName = "map_squared_error";
-  static constexpr bool kFromLogit = false, kDependsOnPrediction = true;
+  static constexpr TermKind kKind = TermKind::kMapSquaredError;
+  static constexpr Variable kVariable = Variable::kPrediction;
   template <class Voxel>
   GEOLOSS_INLINE static auto value(const Voxel& v) {
     return SquaredError::value(v) * v.map();
@@ -192,9 +190,19 @@ struct MapSquaredError {
   }
 };
 
-using VoxelTerms =
-    TermList<Count, Prediction, Target, Intersection, PredictionSquared, TargetSquared, AbsoluteError,
-             SquaredError, CrossEntropyForeground, CrossEntropyBackground, CrossEntropyForegroundLogit,
-             CrossEntropyBackgroundLogit, MapPrediction, MapSquaredError>;
+using VoxelTerms = TermList<Count, Prediction, Target, Intersection, PredictionSquared, TargetSquared,
+                            AbsoluteError, SquaredError, CrossEntropyForeground, CrossEntropyBackground,
+                            CrossEntropyUniform, MapPrediction, MapSquaredError>;
+
+// The logarithms of a probability that comes without a logit, and the slopes of their arguments: clamped, as
+// in torch's binary_cross_entropy.
+template <class Value>
+GEOLOSS_INLINE Value clamped_logarithm(Value probability) {
+  return maximum(logarithm(probability), Value(-100));
+}
+template <class Value>
+GEOLOSS_INLINE Value clamped_logarithm_slope(Value probability) {
+  return Value(1) / maximum(probability, Value(1e-12f));
+}
 
 }  // namespace geoloss::terms

@@ -27,14 +27,13 @@ auto passes_near(const Tensor& mask) {
 
 }  // namespace
 
-Tensor distance_transform(const Tensor& mask, const std::vector<double>& spacing, const std::string& side,
-                          double without_boundary, ScalarType dtype) {
+Tensor distance_transform(const Tensor& mask, const Numbers& spacing, int64_t side, double without_boundary,
+                          ScalarType dtype) {
   return distance_transform_by(passes_near(mask), mask, spacing, side, without_boundary, dtype);
 }
 
-std::tuple<Tensor, Tensor> distance_transform_with_indices(const Tensor& mask,
-                                                           const std::vector<double>& spacing,
-                                                           const std::string& side, double without_boundary,
+std::tuple<Tensor, Tensor> distance_transform_with_indices(const Tensor& mask, const Numbers& spacing,
+                                                           int64_t side, double without_boundary,
                                                            ScalarType dtype) {
   return distance_transform_with_indices_by(passes_near(mask), mask, spacing, side, without_boundary, dtype);
 }
