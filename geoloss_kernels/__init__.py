@@ -8,17 +8,21 @@ See `geoloss_kernels.losses` for the modules, `geoloss_kernels.functional` for t
 `geoloss_kernels.reference` for the same in plain PyTorch, `geoloss_kernels.backends` for what computes them.
 """
 
-from geoloss_kernels import backends, distance, functional, reference
+from geoloss_kernels import backends, distance, formulas, functional, reference
 from geoloss_kernels.backends import build_info, use_backend
 from geoloss_kernels.losses import (
     BCELoss,
     BoundaryLoss,
+    CrossEntropyLoss,
     DiceBoundaryLoss,
+    DiceCELoss,
     DiceFOGLoss,
     DiceHausdorffDTLoss,
     DiceLoss,
     DiceSOGLoss,
     FOGLoss,
+    FormulaLoss,
+    GeneralizedDiceLoss,
     HausdorffDTLoss,
     LogHausdorffDTLoss,
     SOGLoss,
@@ -34,6 +38,9 @@ __all__ = [
     "DiceLoss",
     "TverskyLoss",
     "BCELoss",
+    "CrossEntropyLoss",
+    "DiceCELoss",
+    "GeneralizedDiceLoss",
     "DiceFOGLoss",
     "DiceSOGLoss",
     "BoundaryLoss",
@@ -42,6 +49,8 @@ __all__ = [
     "DiceBoundaryLoss",
     "DiceHausdorffDTLoss",
     "GEOLoss",
+    "FormulaLoss",
+    "formulas",
     "functional",
     "reference",
     "backends",

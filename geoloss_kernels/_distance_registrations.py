@@ -25,7 +25,7 @@ def register(namespace: str) -> dict[str, Any]:
 
 
 def _fake_distance(
-    mask: Tensor, spacing: Any, side: str, without_boundary: float, dtype: torch.dtype
+    mask: Tensor, spacing: Any, side: int, without_boundary: float, dtype: torch.dtype
 ) -> Tensor:
     return mask.new_empty(mask.shape, dtype=dtype)
 

@@ -1,6 +1,8 @@
-"""What the operators need beside their kernels: shapes, derivatives and batching, for the dispatcher.
+"""What the operators need beside their kernels: shapes for the dispatcher, derivatives, and batching.
 
 It is the same for every library of the operators: the compiled one, and those that are written in Python.
+The derivatives are `torch.autograd.Function` s around the operators, which eager code, compilers and the
+transforms of torch.func all take.
 
 Under autocast the operators take half-precision tensors as they are: they compute in float32 anyway, and a
 cast would only cost memory.
@@ -13,15 +15,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import _any_requires_grad, _are_functorch_transforms_active, _AutoDispatchBelowAutograd
-from torch._ops import OpOverload
-from torch.autograd import Function, forward_ad
-from torch.library import Library, register_fake, register_vmap
+from torch.autograd import Function
+from torch.library import register_fake
 
 from geoloss_kernels import _distance_registrations
 
 Context = Any
-VmapInfo = Any
+Maps = Sequence[Tensor]
+OptionalTensor = Tensor | None
 
 
 class Operators(NamedTuple):
@@ -34,189 +35,341 @@ class Operators(NamedTuple):
     distance_transform_with_indices: Callable[..., tuple[Tensor, Tensor]]
 
 
-_libraries: list[Library] = []  # a registration lasts as long as its library
+class Overloads(NamedTuple):
+    """The operators of a library as the dispatcher has them."""
+
+    geo_sums: Callable[..., Tensor]
+    geo_sums_backward: Callable[..., Tensor]
+    geo_ratio: Callable[..., Tensor]
+    geo_ratio_backward: Callable[..., Tensor]
+    geo_loss: Callable[..., tuple[Tensor, Tensor]]
+    geo_loss_backward: Callable[..., Tensor]
 
 
 def register(namespace: str) -> Operators:
-    """Register everything for the operators of ``namespace``, and return them as eager code calls them.
+    """Register everything for the operators of ``namespace``, and return them with their derivatives.
 
     The library has to be loaded or, if it is written in Python, defined by `torch.library.Library.define`.
     """
-    library = Library(namespace, "IMPL")
-    _libraries.append(library)
-    overloads = {name: getattr(getattr(torch.ops, namespace), name).default for name in _FAKES}
-    for name, overload in overloads.items():
+    library = getattr(torch.ops, namespace)
+    overloads = Overloads(*(getattr(library, name).default for name in Overloads._fields))
+    for name in Overloads._fields:
         register_fake(f"{namespace}::{name}", _FAKES[name])
-        register_vmap(f"{namespace}::{name}", _batched(overload))
-    calls = {}
-    for name in ("geo_loss", "geo_sums", "geo_ratio"):
-        backward = overloads[f"{name}_backward"]
-        derivative = _with_derivative(library, backward, _refuse_double_backward(backward, name))
-        calls[name] = _with_derivative(library, overloads[name], _derivative(overloads[name], derivative))
-    return Operators(**calls, **_distance_registrations.register(namespace))
+
+    def geo_sums(
+        input: Tensor, target: Tensor, mask: OptionalTensor, maps: Maps, *options: Any
+    ) -> Tensor:
+        return differentiable(_GeoSums, overloads, options, input, target, mask, *maps)
+
+    def geo_ratio(sums: Tensor, channel_weights: OptionalTensor, *options: Any) -> Tensor:
+        return differentiable(_GeoRatio, overloads, options, sums, channel_weights)
+
+    def geo_loss(
+        input: Tensor,
+        target: Tensor,
+        mask: OptionalTensor,
+        channel_weights: OptionalTensor,
+        maps: Maps,
+        *options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        return differentiable(_GeoLoss, overloads, options, input, target, mask, channel_weights, *maps)
+
+    return Operators(geo_loss, geo_sums, geo_ratio, **_distance_registrations.register(namespace))
+
+
+# ---- shapes ----
 
 
 def _fake_sums(
     input: Tensor,
     target: Tensor,
-    mask: Tensor | None,
-    map: Tensor | None,
-    terms: Sequence[str],
-    activation: str,
-    spacing: Sequence[float],
-    axes: Sequence[int],
+    mask: OptionalTensor,
+    maps: Maps,
+    terms: Sequence[int],
+    parameters: Sequence[float],
+    activation: int,
     ignore_index: int | None,
     include_background: bool,
 ) -> Tensor:
     channels = input.shape[1] - (0 if include_background else 1)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    return input.new_empty((input.shape[0], channels, len(terms)), dtype=dtype)
+    return input.new_empty((input.shape[0], channels, _columns(terms)), dtype=dtype)
 
 
-def _fake_ratio(sums: Tensor, numerator: Sequence[float], denominator: Sequence[float]) -> Tensor:
-    return sums.new_empty(sums.shape[:2])
+def _columns(terms: Sequence[int]) -> int:
+    """How many terms the stream has."""
+    count = place = 0
+    while place < len(terms):
+        place += 3 + terms[place + 1]
+        count += 1
+    return count
 
 
-def _fake_loss(*arguments: Any) -> tuple[Tensor, Tensor]:
-    sums = _fake_sums(*arguments[:-2])
-    return _fake_ratio(sums, *arguments[-2:]), sums
+def _fake_ratio(
+    sums: Tensor,
+    channel_weights: OptionalTensor,
+    fractions: Sequence[int],
+    weights: Sequence[float],
+    reduction: int,
+) -> Tensor:
+    if reduction != 0:
+        return sums.new_empty(())
+    pooling, skip = fractions[:2]
+    volumes, channels = sums.shape[0], sums.shape[1] - skip
+    return sums.new_empty((1 if pooling else volumes, 1 if pooling == 2 else channels))
+
+
+def _fake_loss(
+    input: Tensor,
+    target: Tensor,
+    mask: OptionalTensor,
+    channel_weights: OptionalTensor,
+    maps: Maps,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    sums = _fake_sums(input, target, mask, maps, *options[:-3])
+    return _fake_ratio(sums, channel_weights, *options[-3:]), sums
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
     "geo_sums": _fake_sums,
     "geo_sums_backward": lambda *arguments: torch.empty_like(arguments[1]),
     "geo_ratio": _fake_ratio,
-    "geo_ratio_backward": lambda grad_ratio, sums, *weights: sums.new_empty(sums.shape),
+    "geo_ratio_backward": lambda grad_ratio, sums, *rest: sums.new_empty(sums.shape),
     "geo_loss": _fake_loss,
     "geo_loss_backward": lambda *arguments: torch.empty_like(arguments[2]),
 }
 
 
-def _tensor_names(operator: OpOverload) -> list[str]:
-    """The names of the operator's tensor arguments, which come before all others."""
-    return [each.name for each in operator._schema.arguments if "Tensor" in str(each.type)]
+# ---- derivatives ----
 
 
-def _with_derivative(
-    library: Library, operator: OpOverload, derivative: type[Function]
-) -> Callable[..., Any]:
-    """Register ``derivative``; the result calls ``operator`` and skips the dispatcher where it can.
+def differentiable(function: type[_Derivative], *arguments: Any) -> Any:
+    """``function`` of the arguments, with its derivative.
 
-    To get to a kernel that is written in Python, such as this one, the dispatcher turns every argument into
-    an object of C++ and back. That takes longer than the pass over a small volume, and compilers and
-    function transforms alone need it.
+    Its eager twin goes first: a `Function` that torch.func can take binds its arguments by a signature, which
+    takes twice as long as the call. Only where a transform is at work does torch refuse the twin, before
+    anything is computed.
     """
-    tensors = len(_tensor_names(operator))
-
-    def kernel(*arguments: Any) -> Any:
-        if forward_ad._current_level >= 0:
-            _refuse_tangents(operator, arguments[:tensors])
-        if torch.is_grad_enabled() and _any_requires_grad(*arguments[:tensors]):
-            return derivative.apply(arguments[tensors:], *arguments[:tensors])
-        with _AutoDispatchBelowAutograd():
-            return operator(*arguments)
-
-    def call(*arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or _are_functorch_transforms_active():
-            return operator(*arguments)
-        return kernel(*arguments)
-
-    library.impl(operator, kernel, "Autograd")
-    return call
+    if torch.compiler.is_compiling():
+        return function.apply(*arguments)
+    try:
+        return function.eager.apply(*arguments)
+    except RuntimeError as error:
+        if "setup_context" not in str(error):
+            raise
+    return function.apply(*arguments)
 
 
-def _refuse_tangents(operator: OpOverload, tensors: Sequence[Tensor | None]) -> None:
-    """Raise where forward-mode differentiation, which the operator would leave out, has reached it."""
-    if not torch._C._is_fwd_grad_enabled():
-        return
-    for name, tensor in zip(_tensor_names(operator), tensors, strict=True):
-        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
-            raise RuntimeError(
-                f"{name}: expected a tensor without tangent, since {operator._opname} has no forward-mode "
-                'derivative; differentiate backward, or use geoloss_kernels.use_backend("reference")'
-            )
+class _Derivative(Function):
+    """An operator's result, and its derivative in the first tensor; all other tensors are constants.
 
-
-def _derivative(operator: OpOverload, backward: Callable[..., Tensor]) -> type[Function]:
-    """The derivative of the operator's first result in its first argument.
-
-    ``backward`` takes the arriving gradient, the other results and the operator's arguments.
+    The arguments are the library's operators, the operator's options, and its tensors, named in `constants`
+    but for the first.
     """
-    _, *constants = _tensor_names(operator)
 
-    class Derivative(Function):
-        @staticmethod
-        def forward(ctx: Context, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
-            with _AutoDispatchBelowAutograd():
-                result = operator(*tensors, *options)
-            by_products = result[1:] if isinstance(result, tuple) else ()
-            ctx.options = options
-            ctx.save_for_backward(*by_products, *tensors)
-            ctx.mark_non_differentiable(*by_products)
-            ctx.set_materialize_grads(False)
-            return result
+    constants: tuple[str, ...]
+    eager: type[Function]
 
-        @staticmethod
-        def backward(ctx: Context, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-            for name, needed in zip(constants, ctx.needs_input_grad[2:], strict=True):
-                if needed:
-                    raise RuntimeError(
-                        f"{name}: expected a tensor without gradient, since the fused losses differentiate "
-                        'in input alone; detach it, or use geoloss_kernels.use_backend("reference")'
-                    )
-            slope = None if gradient is None else backward(gradient, *ctx.saved_tensors, *ctx.options)
-            return None, slope, *[None] * len(constants)
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
 
-    return Derivative
+        class Eager(Function):
+            @staticmethod
+            def forward(ctx: Context, *inputs: Any) -> Any:
+                output = cls.forward(*inputs)
+                cls.setup_context(ctx, inputs, output)
+                return output
+
+            backward = cls.backward
+
+        cls.eager = Eager
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Any) -> None:
+        overloads, options, *tensors = inputs
+        ctx.overloads, ctx.options = overloads, options
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+
+    @classmethod
+    def refuse_gradients_of_constants(cls, ctx: Context) -> None:
+        _, _, _, *needed = ctx.needs_input_grad
+        names = [*cls.constants, *["maps"] * (len(needed) - len(cls.constants))]
+        for name, is_needed in zip(names, needed, strict=True):
+            if is_needed:
+                raise RuntimeError(
+                    f"{name}: expected a tensor without gradient, since the fused losses differentiate "
+                    'in input alone; detach it, or use geoloss_kernels.use_backend("reference")'
+                )
 
 
-def _refuse_double_backward(operator: OpOverload, name: str) -> type[Function]:
-    """``operator``, the backward of the operator ``name``, without a derivative of its own."""
+class _GeoSums(_Derivative):
+    constants = ("target", "mask")
 
-    class Refusal(Function):
-        @staticmethod
-        def forward(ctx: Context, options: tuple[Any, ...], *tensors: Tensor | None) -> Tensor:
-            with _AutoDispatchBelowAutograd():
-                return operator(*tensors, *options)
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        overloads, options, input, target, mask, *maps = inputs
+        return overloads.geo_sums(input, target, mask, maps, *options)
 
-        @staticmethod
-        def backward(ctx: Context, *gradients: Tensor) -> None:
-            raise RuntimeError(
-                f"{name} has no second derivative; use geoloss_kernels.use_backend("
-                '"reference") for losses that are differentiated twice'
+    @staticmethod
+    def backward(ctx: Context, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        _GeoSums.refuse_gradients_of_constants(ctx)
+        slope = None
+        if gradient is not None:
+            slope = differentiable(_GeoSumsBackward, ctx.overloads, ctx.options, gradient, *ctx.saved_tensors)
+        return None, None, slope, *[None] * (len(ctx.saved_tensors) - 1)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+        overloads, options, *tensors = inputs
+        folded = [_fold(info, dim, tensor) for dim, tensor in zip(in_dims[2:], tensors, strict=True)]
+        return _unfold(info, differentiable(_GeoSums, overloads, options, *folded)), 0
+
+
+class _GeoRatio(_Derivative):
+    constants = ("channel_weights",)
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        overloads, options, sums, channel_weights = inputs
+        return overloads.geo_ratio(sums, channel_weights, *options)
+
+    @staticmethod
+    def backward(ctx: Context, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        _GeoRatio.refuse_gradients_of_constants(ctx)
+        slope = None
+        if gradient is not None:
+            slope = differentiable(_GeoRatioBackward, ctx.overloads, ctx.options, gradient, *ctx.saved_tensors)
+        return None, None, slope, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+        return _one_by_one(_GeoRatio, info, in_dims, inputs), 0
+
+
+class _GeoLoss(_Derivative):
+    constants = ("target", "mask", "channel_weights")
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+        overloads, options, input, target, mask, channel_weights, *maps = inputs
+        return overloads.geo_loss(input, target, mask, channel_weights, maps, *options)
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _Derivative.setup_context(ctx, (*inputs, output[1]), output)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Context, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        _GeoLoss.refuse_gradients_of_constants(ctx)
+        *tensors, sums = ctx.saved_tensors
+        slope = None
+        if gradient is not None:
+            slope = differentiable(
+                _GeoLossBackward, ctx.overloads, ctx.options, gradient, sums, *tensors
             )
+        return None, None, slope, *[None] * (len(tensors) - 1)
 
-    return Refusal
-
-
-def _batched(operator: OpOverload) -> Callable[..., Any]:
-    """The rule of vmap: the batch is folded into N, and taken out of it again."""
-    tensors = len(_tensor_names(operator))
-
-    def rule(info: VmapInfo, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-        folded = _fold_batch(info, in_dims, arguments[:tensors])
-        result = operator(*folded, *arguments[tensors:])
-        if isinstance(result, Tensor):
-            return _unfold_batch(info, result), 0
-        return tuple(_unfold_batch(info, each) for each in result), (0,) * len(result)
-
-    return rule
-
-
-def _fold_batch(
-    info: VmapInfo, in_dims: tuple[int | None, ...], tensors: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """Each tensor [N, ...] with the dimension that vmap maps over folded into N."""
-    folded: list[Tensor | None] = []
-    for tensor, dim in zip(tensors, in_dims, strict=False):
-        if tensor is None:
-            folded.append(None)
-        elif dim is None:
-            folded.append(tensor.unsqueeze(0).expand(info.batch_size, *tensor.shape).flatten(0, 1))
-        else:
-            folded.append(tensor.movedim(dim, 0).flatten(0, 1))
-    return folded
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        """The sums of all volumes in one pass, and the ratios one by one."""
+        overloads, options, input, target, mask, channel_weights, *maps = inputs
+        dims = in_dims[2:]
+        folded = [
+            _fold(info, dim, tensor)
+            for dim, tensor in zip((*dims[:3], *dims[4:]), (input, target, mask, *maps), strict=True)
+        ]
+        sums = _unfold(info, differentiable(_GeoSums, overloads, options[:-3], *folded))
+        ratio_inputs = (overloads, options[-3:], sums, channel_weights)
+        loss = _one_by_one(_GeoRatio, info, (None, None, 0, dims[3]), ratio_inputs)
+        return (loss, sums), (0, 0)
 
 
-def _unfold_batch(info: VmapInfo, tensor: Tensor) -> Tensor:
+class _Backward(_Derivative):
+    """A backward operator, which has no derivative of its own."""
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Context, *gradients: Tensor) -> None:
+        raise RuntimeError(
+            "the fused losses have no second derivative; use geoloss_kernels.use_backend("
+            '"reference") for losses that are differentiated twice'
+        )
+
+
+class _GeoSumsBackward(_Backward):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        overloads, options, gradient, input, target, mask, *maps = inputs
+        return overloads.geo_sums_backward(gradient, input, target, mask, maps, *options)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+        overloads, options, *tensors = inputs
+        folded = [_fold(info, dim, tensor) for dim, tensor in zip(in_dims[2:], tensors, strict=True)]
+        return _unfold(info, differentiable(_GeoSumsBackward, overloads, options, *folded)), 0
+
+
+class _GeoRatioBackward(_Backward):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        overloads, options, gradient, sums, channel_weights = inputs
+        return overloads.geo_ratio_backward(gradient, sums, channel_weights, *options)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+        return _one_by_one(_GeoRatioBackward, info, in_dims, inputs), 0
+
+
+class _GeoLossBackward(_Backward):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        overloads, options, gradient, sums, input, target, mask, channel_weights, *maps = inputs
+        return overloads.geo_loss_backward(
+            gradient, sums, input, target, mask, channel_weights, maps, *options
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+        overloads, options, gradient, sums, input, target, mask, channel_weights, *maps = inputs
+        dims = in_dims[2:]
+        ratio_inputs = (overloads, options[-3:], gradient, sums, channel_weights)
+        ratio_dims = (None, None, *dims[:2], dims[5])
+        grad_sums = _one_by_one(_GeoRatioBackward, info, ratio_dims, ratio_inputs)
+        sums_inputs = (overloads, options[:-3], grad_sums, input, target, mask, *maps)
+        return _GeoSumsBackward.vmap(info, (None, None, 0, *dims[2:5], *dims[6:]), *sums_inputs)
+
+
+# ---- batching ----
+
+
+def _fold(info: Any, dim: int | None, tensor: OptionalTensor) -> OptionalTensor:
+    """[N, ...] with the dimension that vmap maps over folded into N."""
+    if tensor is None:
+        return None
+    if dim is None:
+        return tensor.unsqueeze(0).expand(info.batch_size, *tensor.shape).flatten(0, 1)
+    return tensor.movedim(dim, 0).flatten(0, 1)
+
+
+def _unfold(info: Any, tensor: Tensor) -> Tensor:
     return tensor.unflatten(0, (info.batch_size, -1))
+
+
+def _one_by_one(
+    function: type[_Derivative], info: Any, in_dims: Sequence[int | None], inputs: Sequence[Any]
+) -> Tensor:
+    """``function`` of each element of the dimension that vmap maps over."""
+    results = []
+    for index in range(info.batch_size):
+        picked = [
+            value if dim is None else value.select(dim, index)
+            for dim, value in zip(in_dims, inputs, strict=True)
+        ]
+        results.append(differentiable(function, *picked))
+    return torch.stack(results)

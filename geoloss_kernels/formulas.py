@@ -1,104 +1,496 @@
 """Every loss as a formula over sums: Σ_j λ_j (a_j · S + nr_j) / (b_j · S + dr_j), Eq. 1 on numbers.
 
-A `Formula` names the sums that a loss needs and how their ratio makes the loss. Formulas add up and can be
-scaled, and the sums of the result are still computed in one pass.
+A formula adds up and can be scaled; `geoloss_kernels.FormulaLoss` makes a loss of it, whose sums are computed
+in one pass:
+
+    formulas.dice() + 0.5 * formulas.fog(norm="l1")
+
+A new loss of sums that are there is one class here: its parameters, and the `Fraction` s that they make.
 """
 
 from __future__ import annotations
 
-Weights = dict[str, float]
-"""Name of a sum -> its weight. The name "1" is the constant."""
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
 
-NORMS = ("l2", "l2_squared", "l1")
-OPERATORS = ("forward", "central")
+import torch
+from torch import Tensor
+
+from geoloss_kernels.distance.loss_maps import HausdorffDistances, SignedDistance
+from geoloss_kernels.terms import NORMS, OPERATORS, Axes, Term, check_axis_order, spacing_as_tuple
+
+Weight = Sequence[float] | float | Tensor
+Weights = dict[Any, float]
+"""A sum's `Term`, or its name -> its weight. The name `CONSTANT` is the number 1."""
+
+CONSTANT = "1"
+
+
+@dataclass(frozen=True)
+class CallTraits:
+    """What a formula may depend on of the loss that it is evaluated in.
+
+    Attributes:
+        activation: "none", "sigmoid" or "softmax".
+        channels: C of the input.
+        label_map: whether the target is a map of class numbers, not a volume per channel.
+        reduction: "mean", "sum" or "none".
+    """
+
+    activation: str
+    channels: int
+    label_map: bool
+    reduction: str
+
+
+@dataclass(frozen=True, eq=False)
+class Fraction:
+    """One ratio of weighted sums.
+
+    Attributes:
+        numerator, denominator: the weights of the sums.
+        pooling: "volume" for a ratio of each volume and channel, "batch" for one of each channel, "all" for
+            one of everything; None is what the loss says with ``batch``.
+        include_background: whether channel 0 is in it; None is what the loss says.
+        numerator_weight, denominator_weight: class weights; a fraction of single channels is multiplied by
+            ``numerator_weight``, in one that pools channels they multiply the channel's sums.
+        weighs_every_channel: the class weights are those of all channels, also of a background left out.
+    """
+
+    numerator: Weights
+    denominator: Weights
+    pooling: str | None = None
+    include_background: bool | None = None
+    numerator_weight: Tensor | None = None
+    denominator_weight: Tensor | None = None
+    weighs_every_channel: bool = False
 
 
 class Formula:
-    """Σ of fractions, each a pair of weights for the numerator and the denominator.
+    """A weighted sum of parts: `Part` s with their factors."""
+
+    @property
+    def parts(self) -> tuple[tuple[float, Part], ...]:
+        raise NotImplementedError(f"{type(self).__name__} has no parts")
+
+    def __add__(self, other: Any) -> Formula:
+        return Combination((*self.parts, *other.parts)) if isinstance(other, Formula) else NotImplemented
+
+    def __radd__(self, other: Any) -> Formula:
+        """Lets Python's ``sum`` start from 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __sub__(self, other: Any) -> Formula:
+        return self + -1.0 * other if isinstance(other, Formula) else NotImplemented
+
+    def __mul__(self, factor: Any) -> Formula:
+        if not isinstance(factor, (int, float)):
+            return NotImplemented
+        return Combination(tuple((factor * own, part) for own, part in self.parts))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Any) -> Formula:
+        return self * (1 / divisor) if isinstance(divisor, (int, float)) else NotImplemented
+
+    def __neg__(self) -> Formula:
+        return -1.0 * self
+
+    def __repr__(self) -> str:
+        """As a person would write it."""
+        text = ""
+        for factor, part in self.parts:
+            sign = ("-" if factor < 0 else "") if not text else (" - " if factor < 0 else " + ")
+            scale = "" if abs(factor) == 1 else f"{abs(factor):g} * "
+            text += sign + scale + part.written()
+        return text
+
+
+class Combination(Formula):
+    """Parts with factors, made by + and *."""
+
+    def __init__(self, parts: tuple[tuple[float, Part], ...]) -> None:
+        self._parts = parts
+
+    @property
+    def parts(self) -> tuple[tuple[float, Part], ...]:
+        return self._parts
+
+
+class Part(Formula):
+    """A formula by name: its parameters, and what they make of the sums.
 
     Attributes:
-        terms: the sums that the formula needs, each once.
-        numerator, denominator: their weights, the arguments of `geo_ratio`.
+        own_activation: "logits" for a part that always takes the input for logits, of a softmax or, with a
+            single channel, of a sigmoid, as MONAI's and torch's cross-entropy do.
     """
 
-    def __init__(self, fractions: tuple[tuple[Weights, Weights], ...]) -> None:
-        self.fractions = fractions
-        names = [name for fraction in fractions for weights in fraction for name in weights]
-        self.terms = [name for name in dict.fromkeys(names) if name != "1"]
-        self.numerator = self._rows([numerator for numerator, _ in fractions])
-        self.denominator = self._rows([denominator for _, denominator in fractions])
+    own_activation: ClassVar[str | None] = None
 
-    def _rows(self, weights: list[Weights]) -> list[float]:
-        return [float(row.get(name, 0.0)) for row in weights for name in [*self.terms, "1"]]
+    @property
+    def parts(self) -> tuple[tuple[float, Part], ...]:
+        return ((1.0, self),)
 
-    def __add__(self, other: Formula) -> Formula:
-        return Formula(self.fractions + other.fractions)
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        """The ratios that add up to it, for a ``call``."""
+        raise NotImplementedError(f"{type(self).__name__} has no fractions")
 
-    def __rmul__(self, factor: float) -> Formula:
-        return Formula(tuple((_scale(top, factor), bottom) for top, bottom in self.fractions))
+    def class_weights(self) -> Iterator[Tensor]:
+        """The class weights among its parameters."""
+        yield from ()
+
+    def written(self) -> str:
+        """The call that makes it, with the parameters that are not the default's."""
+        changed = [
+            f"{field.name}={_written(value)}"
+            for field in fields(self)  # type: ignore[arg-type]
+            if not _is_default(value := getattr(self, field.name), field.default)
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
 
 
-def mean(term: Weights) -> Formula:
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (not isinstance(value, Tensor) and value == default)
+
+
+def _written(value: Any) -> str:
+    return repr(value.tolist() if isinstance(value, Tensor) else value)
+
+
+class SumsPart(Part):
+    """A part that is another function of the sums than a ratio; plain PyTorch on a few numbers."""
+
+    def sums(self, call: CallTraits) -> Sequence[Any]:
+        """The terms, or names of terms, that it takes."""
+        raise NotImplementedError(f"{type(self).__name__} has no sums")
+
+    def of_sums(self, sums: Tensor, batch: bool) -> Tensor:
+        """The values that are to be reduced, of the sums [N, C', K]."""
+        raise NotImplementedError(f"{type(self).__name__} has no function of sums")
+
+
+def checked_weight(weight: Weight | None) -> Tensor | None:
+    """Class weights as a tensor, none negative."""
+    if weight is None:
+        return None
+    try:
+        weights = torch.as_tensor(weight, dtype=None if isinstance(weight, Tensor) else torch.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"weight: expected a number, numbers or a tensor, got {weight!r}") from error
+    if bool((weights < 0).any()):
+        raise ValueError(f"weight: expected numbers >= 0, got {weights.tolist()}")
+    return weights
+
+
+PartType = TypeVar("PartType", bound=type)
+
+
+def _formula(part: PartType) -> PartType:
+    """The class of a part: immutable, and equal to itself alone."""
+    return dataclass(frozen=True, eq=False, repr=False)(part)
+
+
+def _mean(term: Weights) -> tuple[Fraction, ...]:
     """1/|Ω| Σ term."""
-    return Formula(((term, {"count": 1.0}),))
+    return (Fraction(term, {"count": 1.0}),)
 
 
-def bce(pos_weight: float = 1.0) -> Formula:
+def _one_of(name: str, value: str, expected: Sequence[str]) -> None:
+    if value not in expected:
+        raise ValueError(f"{name}: expected one of {tuple(expected)}, got {value!r}")
+
+
+@_formula
+class bce(Part):  # noqa: N801 - used as a function, as every part
     """1/|Ω| Σ -(w g log s + (1 - g) log(1 - s)), w = ``pos_weight``."""
-    return mean({"cross_entropy_foreground": pos_weight, "cross_entropy_background": 1.0})
+
+    pos_weight: float = 1.0
+
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        return _mean({"cross_entropy_foreground": self.pos_weight, "cross_entropy_background": 1.0})
 
 
-def dice(
-    smooth_nr: float = 1e-5,
-    smooth_dr: float = 1e-5,
-    squared_pred: bool = False,
-    jaccard: bool = False,
-    soft_label: bool = False,
-) -> Formula:
-    """1 - (2 Σsg + nr) / (Σs + Σg + dr), or with ``jaccard`` 1 - (2 Σsg + nr) / (2 (Σs + Σg - Σsg) + dr)."""
-    power = "_squared" if squared_pred else ""
-    extent = {f"prediction{power}": 1.0, f"target{power}": 1.0}
-    overlap = _overlap(soft_label and not squared_pred)
-    union = _combine(extent, overlap, 2.0, -2.0) if jaccard else extent
-    return _complement(_scale(overlap, 2.0), union, smooth_nr, smooth_dr)
+@_formula
+class cross_entropy(Part):  # noqa: N801
+    """-Σ_v Σ_c w_c g_c log s_c / Σ_v Σ_c w_c g_c, over batch, voxels and all channels: torch's cross_entropy.
+
+    Under a sigmoid, or with a single channel, it is 1/|Ω| Σ -(w_c g log s + (1 - g) log(1 - s)), torch's
+    binary_cross_entropy. Channel 0 counts also with ``include_background=False``, as in MONAI's DiceCELoss.
+    For a target of a volume per channel the denominator is the number of voxels, as in torch.
+
+    Args:
+        weight: w of each channel, none negative.
+        label_smoothing: ε of g (1 - ε) + ε / C; of the softmax alone.
+    """
+
+    weight: Weight | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", checked_weight(self.weight))
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(f"label_smoothing: expected a number from 0 to 1, got {self.label_smoothing}")
+
+    def class_weights(self) -> Iterator[Tensor]:
+        if isinstance(self.weight, Tensor):
+            yield self.weight
+
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        if call.activation == "sigmoid" or call.channels == 1:
+            return self._binary(call)
+        smooth = self.label_smoothing
+        surprise = {"cross_entropy_foreground": 1 - smooth}
+        if smooth > 0:
+            surprise["cross_entropy_uniform"] = smooth / call.channels
+        voxels = {"target": 1.0} if call.label_map else {"count": 1 / call.channels}
+        of_target = self.weight if call.label_map else None
+        return (self._pooled(call, surprise, voxels, self.weight, of_target),)
+
+    def _binary(self, call: CallTraits) -> Sequence[Fraction]:
+        return (
+            self._pooled(call, {"cross_entropy_foreground": 1.0}, {"count": 1.0}, self.weight),
+            self._pooled(call, {"cross_entropy_background": 1.0}, {"count": 1.0}),
+        )
+
+    @staticmethod
+    def _pooled(
+        call: CallTraits, top: Weights, bottom: Weights, top_weight: Any = None, bottom_weight: Any = None
+    ) -> Fraction:
+        if call.reduction == "sum":
+            bottom, bottom_weight = {CONSTANT: 1.0}, None
+        return Fraction(top, bottom, "all", True, top_weight, bottom_weight)
 
 
-def tversky(
-    alpha: float = 0.5,
-    beta: float = 0.5,
-    smooth_nr: float = 1e-5,
-    smooth_dr: float = 1e-5,
-    soft_label: bool = False,
-) -> Formula:
-    """1 - (Σsg + nr) / (Σsg + α Σs(1-g) + β Σ(1-s)g + dr)."""
-    overlap = _overlap(soft_label)
-    errors = {"prediction": alpha, "target": beta}
-    extent = _combine(errors, overlap, 1.0, 1.0 - alpha - beta)
-    return _complement(overlap, extent, smooth_nr, smooth_dr)
+@_formula
+class cross_entropy_with_logits(cross_entropy):  # noqa: N801
+    """`cross_entropy` that takes the input for logits, whatever the loss's activation."""
+
+    own_activation = "logits"
 
 
-def fog(norm: str = "l2", operator: str = "forward") -> Formula:
-    """1/|Ω| Σ ‖φ(s) - φ(g)‖, Eq. 2."""
-    if norm not in NORMS:
-        raise ValueError(f"norm: expected one of {NORMS}, got {norm!r}")
-    if operator not in OPERATORS:
-        raise ValueError(f"operator: expected one of {OPERATORS}, got {operator!r}")
-    return mean({f"first_order_{operator}_{norm}": 1.0})
+@_formula
+class dice(Part):  # noqa: N801
+    """1 - (2 Σsg + nr) / (Σs + Σg + dr): MONAI's DiceLoss.
+
+    Args:
+        smooth_nr, smooth_dr: nr and dr.
+        squared_pred: Σs² + Σg² in the denominator.
+        jaccard: 1 - (2 Σsg + nr) / (2 (Σs + Σg - Σsg) + dr).
+        weight: of each channel that is in the loss: one number, or one per channel, none negative.
+        soft_label: (Σs + Σg - Σ|s - g|) / 2 for Σsg, exact for a fractional target.
+    """
+
+    smooth_nr: float = 1e-5
+    smooth_dr: float = 1e-5
+    squared_pred: bool = False
+    jaccard: bool = False
+    weight: Weight | None = None
+    soft_label: bool = False
+
+    weighs_every_channel: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", checked_weight(self.weight))
+
+    def class_weights(self) -> Iterator[Tensor]:
+        if isinstance(self.weight, Tensor):
+            yield self.weight
+
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        power = "_squared" if self.squared_pred else ""
+        extent = {f"prediction{power}": 1.0, f"target{power}": 1.0}
+        overlap = _overlap(self.soft_label and not self.squared_pred)
+        union = _combine(extent, overlap, 2.0, -2.0) if self.jaccard else extent
+        complement = _complement(_scale(overlap, 2.0), union, self.smooth_nr, self.smooth_dr)
+        weights = {"numerator_weight": self.weight, "weighs_every_channel": self.weighs_every_channel}
+        return (replace(complement, **weights),)
 
 
-def sog(two_sided: bool = False, signed: bool = False) -> Formula:
-    """1/|Ω| Σ |s - g| |Δg|, Eq. 3; ``two_sided`` adds |Δs|, ``signed`` leaves the bars of Δ away."""
-    return mean({f"second_order{'_two_sided' if two_sided else ''}{'_signed' if signed else ''}": 1.0})
+class dice_with_weights_of_all_channels(dice):  # noqa: N801
+    """`dice` whose ``weight`` has a number for the background also where that is left out, as DiceCELoss's."""
+
+    weighs_every_channel = True
 
 
-def boundary() -> Formula:
-    """1/|Ω| Σ s D."""
-    return mean({"map_prediction": 1.0})
+@_formula
+class tversky(Part):  # noqa: N801
+    """1 - (Σsg + nr) / (Σsg + α Σs(1-g) + β Σ(1-s)g + dr): MONAI's TverskyLoss.
+
+    Args:
+        alpha, beta: α weighs false positives, β false negatives.
+        smooth_nr, smooth_dr: nr and dr.
+        soft_label: as in `dice`.
+    """
+
+    alpha: float = 0.5
+    beta: float = 0.5
+    smooth_nr: float = 1e-5
+    smooth_dr: float = 1e-5
+    soft_label: bool = False
+
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        overlap = _overlap(self.soft_label)
+        errors = {"prediction": self.alpha, "target": self.beta}
+        extent = _combine(errors, overlap, 1.0, 1.0 - self.alpha - self.beta)
+        return (_complement(overlap, extent, self.smooth_nr, self.smooth_dr),)
 
 
-def hausdorff() -> Formula:
-    """1/|Ω| Σ (s - g)² D."""
-    return mean({"map_squared_error": 1.0})
+@_formula
+class generalized_dice(SumsPart):  # noqa: N801
+    """1 - (2 Σ_c w_c Σsg + nr) / (Σ_c w_c (Σs + Σg) + dr), w_c from the class's volume: MONAI's.
+
+    Args:
+        w_type: "square" for w = 1 / (Σg)², "simple" for 1 / Σg, "uniform" for 1; a class without voxels has
+            the largest w of the others.
+        smooth_nr, smooth_dr: nr and dr.
+        soft_label: as in `dice`.
+    """
+
+    w_type: str = "square"
+    smooth_nr: float = 1e-5
+    smooth_dr: float = 1e-5
+    soft_label: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "w_type", str(getattr(self.w_type, "value", self.w_type)))
+        _one_of("w_type", self.w_type, ("square", "simple", "uniform"))
+
+    def sums(self, call: CallTraits) -> Sequence[Any]:
+        return ["prediction", "target", "absolute_error" if self.soft_label else "intersection"]
+
+    def of_sums(self, sums: Tensor, batch: bool) -> Tensor:
+        prediction, target, overlap = (sums.sum(0, keepdim=True) if batch else sums).unbind(-1)
+        if self.soft_label:
+            overlap = (prediction + target - overlap) / 2
+        weight = self._weight(target)
+        hit = 2 * (overlap * weight).sum(1, keepdim=True) + self.smooth_nr
+        extent = ((prediction + target) * weight).sum(1, keepdim=True) + self.smooth_dr
+        return 1 - hit / extent
+
+    def _weight(self, target: Tensor) -> Tensor:
+        target = target.detach()
+        powers = {"square": -2, "simple": -1, "uniform": 0}
+        weight = target ** powers[self.w_type]
+        infinite = weight.isinf()
+        largest = weight.masked_fill(infinite, 0.0).amax(dim=1, keepdim=True)
+        return torch.where(infinite, largest, weight)
+
+
+@_formula
+class fog(Part):  # noqa: N801
+    """1/|Ω| Σ_v ‖φ(s, v) - φ(g, v)‖ with φ = (∂_i)_i over ``axes``: the first-order gradient loss, Eq. 2.
+
+    φ is linear, so that it is blind to a constant error: combine it with Dice or cross-entropy.
+
+    Args:
+        norm: "l2" (not squared; its gradient is 0 where the norm is 0), "l2_squared" or "l1".
+        operator: "forward" differences (u[v+1] - u[v]) / h, 0 at the last voxel, or "central" ones
+            (u[v+1] - u[v-1]) / 2h with indices clamped.
+        axes: the spatial axes i: numbers, or in 3-D "sagittal" (the derivative runs left-right), "coronal"
+            (front-back), "axial" (foot-head); None = all.
+        axis_order: where the named axes lie in the tensor, "xyz" (nibabel, TorchIO, MONAI) or "zyx"
+            (SimpleITK, nnU-Net).
+        spacing: the voxel size h along each spatial axis in mm; None = that of the call, or 1.
+    """
+
+    norm: str = "l2"
+    operator: str = "forward"
+    axes: Axes = None
+    axis_order: str = "xyz"
+    spacing: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("norm", self.norm, NORMS)
+        _one_of("operator", self.operator, OPERATORS)
+        check_axis_order(self.axis_order)
+        _hold_spacing(self, self.spacing)
+        if self.axes is not None and not isinstance(self.axes, (int, str)):
+            object.__setattr__(self, "axes", _hashable_axes(self.axes))
+
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        name = f"first_order_{self.operator}_{self.norm}"
+        spacing: Any = self.spacing
+        return _mean({Term(name, self.axes, self.axis_order, spacing): 1.0})
+
+
+@_formula
+class sog(Part):  # noqa: N801
+    """1/|Ω| Σ_v |s_v - g_v| |Δg|_v, Δ with indices clamped: the second-order gradient loss, Eq. 3.
+
+    Args:
+        two_sided: adds |s_v - g_v| |Δs|_v, differentiated through.
+        signed: Eq. 3 letter for letter, Δ without the bars. It is ill-posed: Δg sums to 0 over an edge, so
+            that the gradient pushes s the same way on both sides of it and only ever shrinks lesions.
+        spacing: the voxel size along each spatial axis in mm; None = that of the call, or 1.
+    """
+
+    two_sided: bool = False
+    signed: bool = False
+    spacing: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        _hold_spacing(self, self.spacing)
+
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        name = f"second_order{'_two_sided' if self.two_sided else ''}{'_signed' if self.signed else ''}"
+        spacing: Any = self.spacing
+        return _mean({Term(name, spacing=spacing): 1.0})
+
+
+@_formula
+class boundary(Part):  # noqa: N801
+    """1/|Ω| Σ s D(g), D the signed distance in mm (Kervadec et al. 2019; MONAI's BoundaryLoss).
+
+    Args:
+        empty: what D is for a mask without boundary, "zero" or "far", see `distance.signed_distance_map`.
+        spacing: the voxel size along each spatial axis in mm; None = that of the call, or 1.
+    """
+
+    empty: str = "zero"
+    spacing: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        _hold_spacing(self, self.spacing)
+
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        spacing: Any = self.spacing
+        return _mean({Term("map_prediction", map=SignedDistance(self.empty, spacing)): 1.0})
+
+
+@_formula
+class hausdorff(Part):  # noqa: N801
+    """1/|Ω| Σ (s - g)² (D(s)^α + D(g)^α) (Karimi and Salcudean 2019; MONAI's HausdorffDTLoss).
+
+    D is the distance to the boundary of the mask above 0.5, in mm and unsigned on both sides; it is a
+    constant for autograd. Voxels that are not valid count as background in it.
+
+    Args:
+        alpha: α.
+        empty: what D is for a mask without boundary, "zero" or "far", see `distance.distance_map`.
+        spacing: the voxel size along each spatial axis in mm; None = that of the call, or 1.
+    """
+
+    alpha: float = 2.0
+    empty: str = "zero"
+    spacing: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        _hold_spacing(self, self.spacing)
+
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        spacing: Any = self.spacing
+        distances = HausdorffDistances(self.alpha, self.empty, spacing)
+        return _mean({Term("map_squared_error", map=distances): 1.0})
+
+
+def _hold_spacing(part: Part, spacing: Sequence[float] | None) -> None:
+    """As a tuple, by which terms and maps are told apart."""
+    object.__setattr__(part, "spacing", None if spacing is None else spacing_as_tuple(spacing))
+
+
+def _hashable_axes(axes: Any) -> Any:
+    return tuple(axes) if isinstance(axes, Sequence) else axes
 
 
 def _overlap(soft_label: bool) -> Weights:
@@ -108,7 +500,7 @@ def _overlap(soft_label: bool) -> Weights:
     return {"intersection": 1.0}
 
 
-def _scale(weights: Weights, factor: float) -> Weights:
+def _scale(weights: Mapping[Any, float], factor: float) -> Weights:
     return {name: factor * weight for name, weight in weights.items()}
 
 
@@ -116,7 +508,7 @@ def _combine(a: Weights, b: Weights, factor_a: float, factor_b: float) -> Weight
     return {name: factor_a * a.get(name, 0.0) + factor_b * b.get(name, 0.0) for name in {**a, **b}}
 
 
-def _complement(hit: Weights, extent: Weights, smooth_nr: float, smooth_dr: float) -> Formula:
+def _complement(hit: Weights, extent: Weights, smooth_nr: float, smooth_dr: float) -> Fraction:
     """1 - (hit + nr) / (extent + dr), as one fraction."""
     rest = _combine(extent, hit, 1.0, -1.0)
-    return Formula((({**rest, "1": smooth_dr - smooth_nr}, {**extent, "1": smooth_dr}),))
+    return Fraction({**rest, CONSTANT: smooth_dr - smooth_nr}, {**extent, CONSTANT: smooth_dr})

@@ -1,65 +1,77 @@
 """The losses as modules, with MONAI's signatures: swap the import, keep the arguments.
 
-``forward(input, target, mask=None, spacing=None)``; a ``spacing`` given there takes the place of the
-module's. What every argument means, which shapes and dtypes are taken and what is raised is said once in
-`geoloss_kernels.functional`: in `Options` for the arguments that all losses share, and in the function of the
-same name for the others.
+``forward(input, target, mask=None, spacing=None, distance_map=None)`` of a loss takes
+
+* ``input`` [N, C, *spatial] of 1 to 3 spatial axes: float64, float32, float16 or bfloat16;
+* ``target`` of the same shape, of these types, bool or any integer type, or with ``to_onehot_y`` a label map
+  [N, 1, *spatial];
+* ``mask`` [N, 1 or C, *spatial], nonzero where a voxel is valid: an invalid voxel is in no sum, and a
+  difference counts only where both of its ends are valid;
+* ``spacing``, the voxel size along each spatial axis of the tensor in mm, in place of the loss's own;
+* ``distance_map``, the target's distance map where it is known, [N, 1 or C, *spatial]; of a loss with several
+  distances a sequence of them.
+
+Sums are computed in one pass over input and target, in float32 (float64 for float64 input), with the backend
+that `geoloss_kernels.backends` chooses. Losses are differentiable once in ``input``, and deterministic:
+bit-equal from run to run and for any number of threads. A volume without valid voxels has a loss of 0 (Dice:
+of a perfect match). Wrong shapes, dtypes, devices, axes or spacings raise a ValueError or TypeError that
+names the argument, what was expected and what came.
+
+Losses add up and scale; the sum is one pass, too:
+
+    loss = DiceCELoss(softmax=True, to_onehot_y=True) + 0.5 * FOGLoss(softmax=True, to_onehot_y=True)
+
+A named loss is a formula with the options of `Options`, in MONAI's order. What its other arguments mean is
+said by the formula of the same name in `geoloss_kernels.formulas`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from geoloss_kernels import formulas, functional
+from geoloss_kernels import formulas
+from geoloss_kernels.call import OPTION_NAMES, Options, shared_options
+from geoloss_kernels.evaluation import DistanceMaps, evaluate
 from geoloss_kernels.formulas import Formula
-from geoloss_kernels.functional import Axes, Options
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-Activation = Callable[[Tensor], Tensor]
-Weight = Sequence[float] | float | Tensor
-
-
-class KeywordOptions(TypedDict, total=False):
-    """The shared options that no loss takes by position."""
-
-    batch: bool
-    ignore_index: int | None
-    ddp: bool
-
-
-class AxisOptions(KeywordOptions, total=False):
-    """The options of losses with first-order differences."""
-
-    axes: Axes
-    axis_order: str
 
 
 class FormulaLoss(_Loss):
-    """A loss that a `Formula` describes."""
+    """The loss that a formula describes, as a module.
 
-    class_weight: Tensor | None
+        FormulaLoss(formulas.dice() + 0.5 * formulas.fog(norm="l1"), softmax=True, to_onehot_y=True)
 
-    def __init__(
-        self,
-        formula: Formula,
-        spacing: Sequence[float] | None,
-        *options: Any,
-        weight: Weight | None = None,
-        **more_options: Any,
-    ) -> None:
-        """``options`` are those of `Options`, in its order."""
-        self.options = Options(*options, **more_options)
+    Args:
+        formula: see `geoloss_kernels.formulas`.
+        options: the fields of `Options`.
+
+    Losses whose options are the same add up, and scale by numbers; ValueError names an option that differs.
+    """
+
+    def __init__(self, formula: Formula, **options: Any) -> None:
+        if not isinstance(formula, Formula):
+            raise TypeError(f"formula: expected a formula, got {type(formula).__name__}")
+        self.options = Options(**options)
         super().__init__(reduction=self.options.reduction)
         self.formula = formula
-        self.spacing = spacing
-        self.register_buffer("class_weight", functional.checked_weight(weight))
+        self._buffer_of_weight: dict[int, str] = {}
+        for _, part in formula.parts:
+            for weight in part.class_weights():
+                self._register_class_weight(weight)
+
+    def _register_class_weight(self, weight: Tensor) -> None:
+        if id(weight) in self._buffer_of_weight:
+            return
+        count = len(self._buffer_of_weight)
+        name = f"class_weight_{count}" if count else "class_weight"
+        self.register_buffer(name, weight)
+        self._buffer_of_weight[id(weight)] = name
 
     def forward(
         self,
@@ -67,362 +79,258 @@ class FormulaLoss(_Loss):
         target: Tensor,
         mask: Tensor | None = None,
         spacing: Sequence[float] | None = None,
+        distance_map: DistanceMaps = None,
     ) -> Tensor:
-        return self._evaluate(input, target, mask, self._spacing(spacing), None)
-
-    def _spacing(self, spacing: Sequence[float] | None) -> Sequence[float] | None:
-        return self.spacing if spacing is None else spacing
-
-    def _evaluate(
-        self,
-        input: Tensor,
-        target: Tensor,
-        mask: Tensor | None,
-        spacing: Sequence[float] | None,
-        map: Tensor | None,
-    ) -> Tensor:
-        return functional.evaluate(
-            self.formula, input, target, mask, spacing, self.options, map, self.class_weight
+        current_weight = self._current_weight if self._buffer_of_weight else None
+        return evaluate(
+            self.formula, self.options, input, target, mask, spacing, distance_map, current_weight
         )
+
+    def _current_weight(self, weight: Tensor) -> Tensor:
+        buffer: Tensor = getattr(self, self._buffer_of_weight[id(weight)])
+        return buffer
+
+    def __add__(self, other: Any) -> FormulaLoss:
+        if not isinstance(other, FormulaLoss):
+            return NotImplemented
+        self._check_is_sum()
+        other._check_is_sum()
+        return _composed(self.formula + other.formula, shared_options(self.options, other.options))
+
+    def __radd__(self, other: Any) -> FormulaLoss:
+        """Lets Python's ``sum`` start from 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __mul__(self, factor: Any) -> FormulaLoss:
+        if not isinstance(factor, (int, float)):
+            return NotImplemented
+        self._check_is_sum()
+        return _composed(factor * self.formula, self.options)
+
+    __rmul__ = __mul__
+
+    def _check_is_sum(self) -> None:
+        """TypeError for a loss that is no sum of ratios."""
 
     def extra_repr(self) -> str:
-        changed = {
-            name: value for name, value in vars(self.options).items() if value != getattr(Options, name, None)
-        }
-        if self.spacing is not None:
-            changed["spacing"] = self.spacing
-        return ", ".join([f"terms={self.formula.terms}", *(f"{k}={v!r}" for k, v in changed.items())])
+        changed = [f"{name}={value!r}" for name, value in self.options.changed().items()]
+        return ", ".join([repr(self.formula), *changed])
 
 
-class BCELoss(FormulaLoss):
-    """`functional.bce_loss`: (weighted) binary cross-entropy."""
-
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        reduction: str = "mean",
-        *,
-        pos_weight: float = 1.0,
-        **options: Unpack[KeywordOptions],
-    ) -> None:
-        formula = formulas.bce(pos_weight)
-        super().__init__(
-            formula, None, include_background, to_onehot_y, sigmoid, softmax, None, reduction, **options
-        )
+def _composed(formula: Formula, options: Options) -> FormulaLoss:
+    return FormulaLoss(formula, **{name: getattr(options, name) for name in OPTION_NAMES})
 
 
-class DiceLoss(FormulaLoss):
-    """`functional.dice_loss`: MONAI's DiceLoss."""
+class NamedLoss(FormulaLoss):
+    """A `FormulaLoss` with a signature of its own: options and the formula's parameters, by position or name.
 
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Activation | None = None,
-        squared_pred: bool = False,
-        jaccard: bool = False,
-        reduction: str = "mean",
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        batch: bool = False,
-        weight: Weight | None = None,
-        soft_label: bool = False,
-        ignore_index: int | None = None,
-        ddp: bool = False,
-    ) -> None:
-        formula = formulas.dice(smooth_nr, smooth_dr, squared_pred, jaccard, soft_label)
-        shared = (
-            include_background,
-            to_onehot_y,
-            sigmoid,
-            softmax,
-            other_act,
-            reduction,
-            batch,
-            ignore_index,
-        )
-        super().__init__(formula, None, *shared, weight=weight, ddp=ddp)
-
-
-class TverskyLoss(FormulaLoss):
-    """`functional.tversky_loss`: MONAI's TverskyLoss, with [N, C, 1, ...] for ``reduction="none"``."""
-
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Activation | None = None,
-        alpha: float = 0.5,
-        beta: float = 0.5,
-        reduction: str = "mean",
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        batch: bool = False,
-        soft_label: bool = False,
-        ignore_index: int | None = None,
-        ddp: bool = False,
-    ) -> None:
-        formula = formulas.tversky(alpha, beta, smooth_nr, smooth_dr, soft_label)
-        shared = (
-            include_background,
-            to_onehot_y,
-            sigmoid,
-            softmax,
-            other_act,
-            reduction,
-            batch,
-            ignore_index,
-        )
-        super().__init__(formula, None, *shared, ddp=ddp)
-
-
-class FOGLoss(FormulaLoss):
-    """`functional.fog_loss`: the first-order gradient loss, Eq. 2."""
-
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        reduction: str = "mean",
-        *,
-        norm: str = "l2",
-        operator: str = "forward",
-        spacing: Sequence[float] | None = None,
-        **options: Unpack[AxisOptions],
-    ) -> None:
-        formula = formulas.fog(norm, operator)
-        super().__init__(
-            formula, spacing, include_background, to_onehot_y, sigmoid, softmax, None, reduction, **options
-        )
-
-
-class SOGLoss(FormulaLoss):
-    """`functional.sog_loss`: the second-order gradient loss, Eq. 3 with |Δ|."""
-
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        reduction: str = "mean",
-        *,
-        two_sided: bool = False,
-        signed: bool = False,
-        spacing: Sequence[float] | None = None,
-        **options: Unpack[KeywordOptions],
-    ) -> None:
-        formula = formulas.sog(two_sided, signed)
-        super().__init__(
-            formula, spacing, include_background, to_onehot_y, sigmoid, softmax, None, reduction, **options
-        )
-
-
-class DiceFOGLoss(FormulaLoss):
-    """`functional.dice_fog_loss`: λ_dice Dice + λ_fog FOG in one pass."""
-
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        reduction: str = "mean",
-        *,
-        lambda_dice: float = 1.0,
-        lambda_fog: float = 1.0,
-        norm: str = "l2",
-        operator: str = "forward",
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        spacing: Sequence[float] | None = None,
-        **options: Unpack[AxisOptions],
-    ) -> None:
-        dice, fog = formulas.dice(smooth_nr, smooth_dr), formulas.fog(norm, operator)
-        formula = lambda_dice * dice + lambda_fog * fog
-        super().__init__(
-            formula, spacing, include_background, to_onehot_y, sigmoid, softmax, None, reduction, **options
-        )
-
-
-class DiceSOGLoss(FormulaLoss):
-    """`functional.dice_sog_loss`: λ_dice Dice + λ_sog SOG in one pass."""
-
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        reduction: str = "mean",
-        *,
-        lambda_dice: float = 1.0,
-        lambda_sog: float = 1.0,
-        two_sided: bool = False,
-        signed: bool = False,
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        spacing: Sequence[float] | None = None,
-        **options: Unpack[KeywordOptions],
-    ) -> None:
-        dice, sog = formulas.dice(smooth_nr, smooth_dr), formulas.sog(two_sided, signed)
-        formula = lambda_dice * dice + lambda_sog * sog
-        super().__init__(
-            formula, spacing, include_background, to_onehot_y, sigmoid, softmax, None, reduction, **options
-        )
-
-
-class BoundaryLoss(FormulaLoss):
-    """`functional.boundary_loss`: MONAI's BoundaryLoss, with [N, C, 1, ...] for ``reduction="none"``."""
-
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Activation | None = None,
-        reduction: str = "mean",
-        batch: bool = False,
-        *,
-        spacing: Sequence[float] | None = None,
-        empty: str = "zero",
-        ignore_index: int | None = None,
-        ddp: bool = False,
-        formula: Formula | None = None,
-    ) -> None:
-        shared = (
-            include_background,
-            to_onehot_y,
-            sigmoid,
-            softmax,
-            other_act,
-            reduction,
-            batch,
-            ignore_index,
-        )
-        super().__init__(formula or formulas.boundary(), spacing, *shared, ddp=ddp)
-        self.empty = empty
-
-    def forward(
-        self,
-        input: Tensor,
-        target: Tensor,
-        mask: Tensor | None = None,
-        spacing: Sequence[float] | None = None,
-        distance_map: Tensor | None = None,
-    ) -> Tensor:
-        spacing = self._spacing(spacing)
-        if distance_map is None:
-            distance_map = functional.target_distance(input, target, mask, spacing, self.options, self.empty)
-        return self._evaluate(input, target, mask, spacing, distance_map)
-
-
-class DiceBoundaryLoss(BoundaryLoss):
-    """`functional.dice_boundary_loss`: λ_dice Dice + λ_boundary BD in one pass.
-
-    Takes `BoundaryLoss`'s keyword arguments, too.
+    A subclass gives the function that makes its formula, and the names that come by position, in order;
+    parameters and options that it does not name are taken by keyword.
     """
 
-    def __init__(
-        self,
-        *,
-        lambda_dice: float = 1.0,
-        lambda_boundary: float = 1.0,
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        **options: Any,
+    make_formula: ClassVar[Callable[..., Formula]]
+    signature: ClassVar[inspect.Signature]
+
+    def __init_subclass__(
+        cls,
+        formula: Callable[..., Formula] | None = None,
+        positional: str = "",
+        defaults: dict[str, Any] | None = None,
+        **arguments: Any,
     ) -> None:
-        dice = formulas.dice(smooth_nr, smooth_dr)
-        super().__init__(formula=lambda_dice * dice + lambda_boundary * formulas.boundary(), **options)
+        super().__init_subclass__(**arguments)
+        if formula is None:
+            return
+        cls.make_formula = staticmethod(formula)
+        cls.signature = _signature(formula, positional.split(), defaults or {})
+        cls.__signature__ = cls.signature  # type: ignore[attr-defined]
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        given = self.bind(*arguments, **keywords)
+        options = {name: given.pop(name) for name in OPTION_NAMES if name in given}
+        super().__init__(self.make_formula(**given), **options)
+
+    @classmethod
+    def bind(cls, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        """Every argument by its name; TypeError as a function of this signature would raise it."""
+        try:
+            bound = cls.signature.bind(*arguments, **keywords)
+        except TypeError as error:
+            raise TypeError(f"{cls.__name__}: {error}") from None
+        bound.apply_defaults()
+        return dict(bound.arguments)
 
 
-class HausdorffDTLoss(FormulaLoss):
-    """`functional.hausdorff_dt_loss`: MONAI's HausdorffDTLoss, which leaves the background out by default."""
-
-    def __init__(
-        self,
-        alpha: float = 2.0,
-        include_background: bool = False,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Activation | None = None,
-        reduction: str = "mean",
-        batch: bool = False,
-        *,
-        spacing: Sequence[float] | None = None,
-        empty: str = "zero",
-        ignore_index: int | None = None,
-        ddp: bool = False,
-        formula: Formula | None = None,
-    ) -> None:
-        shared = (
-            include_background,
-            to_onehot_y,
-            sigmoid,
-            softmax,
-            other_act,
-            reduction,
-            batch,
-            ignore_index,
-        )
-        super().__init__(formula or formulas.hausdorff(), spacing, *shared, ddp=ddp)
-        self.alpha = alpha
-        self.empty = empty
-
-    def forward(
-        self,
-        input: Tensor,
-        target: Tensor,
-        mask: Tensor | None = None,
-        spacing: Sequence[float] | None = None,
-        distance_map: Tensor | None = None,
-    ) -> Tensor:
-        spacing = self._spacing(spacing)
-        distance = functional.hausdorff_distance(
-            input, target, mask, spacing, self.options, self.alpha, self.empty, distance_map
-        )
-        return self._evaluate(input, target, mask, spacing, distance)
+_SHORT = "include_background to_onehot_y sigmoid softmax"
+_LONG = f"{_SHORT} other_act"
 
 
-class LogHausdorffDTLoss(HausdorffDTLoss):
-    """`functional.log_hausdorff_dt_loss`: MONAI's LogHausdorffDTLoss."""
+def _signature(
+    formula: Callable[..., Formula], positional: Sequence[str], defaults: dict[str, Any]
+) -> inspect.Signature:
+    """The formula's parameters and all options, those of ``positional`` first."""
+    own = inspect.signature(formula).parameters
+    known = {
+        **{name: parameter.default for name, parameter in own.items()},
+        **{field.name: field.default for field in fields(Options)},
+        **defaults,
+    }
+    kinds = inspect.Parameter
+    ordered = [(name, kinds.POSITIONAL_OR_KEYWORD) for name in positional]
+    ordered += [(name, kinds.KEYWORD_ONLY) for name in known if name not in positional]
+    return inspect.Signature([kinds(name, kind, default=known[name]) for name, kind in ordered])
 
-    def forward(
-        self,
-        input: Tensor,
-        target: Tensor,
-        mask: Tensor | None = None,
-        spacing: Sequence[float] | None = None,
-        distance_map: Tensor | None = None,
-    ) -> Tensor:
-        return torch.log1p(super().forward(input, target, mask, spacing, distance_map))
 
+class BCELoss(NamedLoss, formula=formulas.bce, positional=f"{_SHORT} reduction"):
+    """1/|Ω| Σ -(w g log s + (1 - g) log(1 - s)), w = ``pos_weight``: the paper's BCE, and torch's.
 
-class DiceHausdorffDTLoss(HausdorffDTLoss):
-    """`functional.dice_hausdorff_dt_loss`: λ_dice Dice + λ_hausdorff HD in one pass.
-
-    Takes `HausdorffDTLoss`'s keyword arguments, too.
+    Under a sigmoid or softmax the logarithms come from the logits and are finite for every finite one; of
+    probabilities they are clamped at -100.
     """
 
-    def __init__(
-        self,
-        *,
-        lambda_dice: float = 1.0,
-        lambda_hausdorff: float = 1.0,
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        **options: Any,
-    ) -> None:
-        dice = formulas.dice(smooth_nr, smooth_dr)
-        super().__init__(formula=lambda_dice * dice + lambda_hausdorff * formulas.hausdorff(), **options)
+
+class CrossEntropyLoss(
+    NamedLoss,
+    formula=formulas.cross_entropy,
+    positional=f"{_SHORT} weight reduction ignore_index label_smoothing",
+):
+    """-Σ_v Σ_c w_c g_c log s_c / Σ_v Σ_c w_c g_c: torch.nn.CrossEntropyLoss, and under a sigmoid binary.
+
+    ``reduction`` "none" gives the one ratio, as [1, 1, 1, ...]: there is none of each voxel.
+    """
+
+
+class DiceLoss(
+    NamedLoss,
+    formula=formulas.dice,
+    positional=(
+        f"{_LONG} squared_pred jaccard reduction smooth_nr smooth_dr batch weight soft_label ignore_index"
+    ),
+):
+    """1 - (2 Σsg + nr) / (Σs + Σg + dr): MONAI's DiceLoss."""
+
+
+class TverskyLoss(
+    NamedLoss,
+    formula=formulas.tversky,
+    positional=f"{_LONG} alpha beta reduction smooth_nr smooth_dr batch soft_label ignore_index",
+):
+    """1 - (Σsg + nr) / (Σsg + α Σs(1-g) + β Σ(1-s)g + dr): MONAI's TverskyLoss.
+
+    ``reduction`` "none" gives [N, C, 1, ...] where MONAI's gives [N, C].
+    """
+
+
+class GeneralizedDiceLoss(
+    NamedLoss,
+    formula=formulas.generalized_dice,
+    positional=f"{_LONG} w_type reduction smooth_nr smooth_dr batch soft_label",
+):
+    """1 - (2 Σ_c w_c Σsg + nr) / (Σ_c w_c (Σs + Σg) + dr): MONAI's GeneralizedDiceLoss."""
+
+
+class FOGLoss(NamedLoss, formula=formulas.fog, positional=f"{_SHORT} reduction"):
+    """1/|Ω| Σ_v ‖∇s - ∇g‖: the first-order gradient loss, Eq. 2."""
+
+
+class SOGLoss(NamedLoss, formula=formulas.sog, positional=f"{_SHORT} reduction"):
+    """1/|Ω| Σ_v |s - g| |Δg|: the second-order gradient loss, Eq. 3 with |Δ|."""
+
+
+class BoundaryLoss(NamedLoss, formula=formulas.boundary, positional=f"{_LONG} reduction batch"):
+    """1/|Ω| Σ s D(g): MONAI's BoundaryLoss, with [N, C, 1, ...] for ``reduction="none"``."""
+
+
+class HausdorffDTLoss(
+    NamedLoss,
+    formula=formulas.hausdorff,
+    positional=f"alpha {_LONG} reduction batch",
+    defaults={"include_background": False},
+):
+    """1/|Ω| Σ (s - g)² (D(s)^α + D(g)^α): MONAI's HausdorffDTLoss, without the background by default."""
+
+
+class LogHausdorffDTLoss(
+    HausdorffDTLoss,
+    formula=formulas.hausdorff,
+    positional=f"alpha {_LONG} reduction batch",
+    defaults={"include_background": False},
+):
+    """log(1 + `HausdorffDTLoss`) after its reduction: MONAI's LogHausdorffDTLoss."""
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Tensor:
+        return torch.log1p(super().forward(*arguments, **keywords))
+
+    def _check_is_sum(self) -> None:
+        raise TypeError(
+            "LogHausdorffDTLoss is the logarithm of a loss and no sum of ratios: add up its result, not the loss"
+        )
+
+
+def _dice_and(
+    lambda_name: str, other: type[formulas.Part], dice: type[formulas.dice] = formulas.dice
+) -> Callable[..., Formula]:
+    """λ_dice Dice + λ ``other``, with the parameters of both; one that both have is the same for both."""
+
+    def combined(*, lambda_dice: float, **given: Any) -> Formula:
+        lambda_other = given.pop(lambda_name)
+        for name, value in (("lambda_dice", lambda_dice), (lambda_name, lambda_other)):
+            if value < 0:
+                raise ValueError(f"{name}: expected a number >= 0, got {value}")
+        given["weight"] = formulas.checked_weight(given["weight"])
+        return lambda_dice * _part(dice, given) + lambda_other * _part(other, given)
+
+    own = {
+        name: parameter.default
+        for part in (other, dice)
+        for name, parameter in inspect.signature(part).parameters.items()
+    }
+    combined.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for name, default in {"lambda_dice": 1.0, lambda_name: 1.0, **own}.items()
+        ]
+    )
+    return combined
+
+
+def _part(part: type[formulas.Part], given: dict[str, Any]) -> formulas.Part:
+    """The part, of those parameters that it has."""
+    return part(**{name: given[name] for name in inspect.signature(part).parameters})
+
+
+class DiceFOGLoss(
+    NamedLoss, formula=_dice_and("lambda_fog", formulas.fog), positional=f"{_SHORT} reduction"
+):
+    """λ_dice Dice + λ_fog FOG in one pass; with both λ = 1, the paper's best."""
+
+
+class DiceSOGLoss(
+    NamedLoss, formula=_dice_and("lambda_sog", formulas.sog), positional=f"{_SHORT} reduction"
+):
+    """λ_dice Dice + λ_sog SOG in one pass."""
+
+
+class DiceBoundaryLoss(NamedLoss, formula=_dice_and("lambda_boundary", formulas.boundary)):
+    """λ_dice Dice + λ_boundary BD in one pass."""
+
+
+class DiceHausdorffDTLoss(NamedLoss, formula=_dice_and("lambda_hausdorff", formulas.hausdorff)):
+    """λ_dice Dice + λ_hausdorff HD in one pass, over the channels that Dice counts."""
+
+
+class DiceCELoss(
+    NamedLoss,
+    formula=_dice_and(
+        "lambda_ce", formulas.cross_entropy_with_logits, formulas.dice_with_weights_of_all_channels
+    ),
+    positional=(
+        f"{_LONG} squared_pred jaccard reduction smooth_nr smooth_dr batch weight lambda_dice lambda_ce "
+        "label_smoothing"
+    ),
+):
+    """λ_dice Dice + λ_ce cross-entropy: MONAI's DiceCELoss, one pass.
+
+    ``weight``, one number or one per channel, counts in both. Cross-entropy takes the input for logits, of a
+    softmax or with a single channel of a sigmoid, whatever the activation of Dice.
+    """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geoloss_kernels.distance.maps import distance_transform_edt
-from geoloss_kernels.reference.voxels import check_volumes
+from geoloss_kernels.tensor_checks import check_volumes
 
 
 def connected_components(mask: Tensor, connectivity: int | None = None) -> Tensor:

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from geoloss_kernels.reference.voxels import check_spacing, check_volumes
+from geoloss_kernels.tensor_checks import check_volumes
+from geoloss_kernels.terms import check_spacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,41 +23,38 @@ if TYPE_CHECKING:
 SIDES = ("foreground", "both", "signed")
 EMPTY_POLICIES = ("zero", "far")
 
-DistanceTransform = Callable[[Tensor, Sequence[float], str, float, torch.dtype], Tensor]
 
 
 def distance_transform(
-    mask: Tensor, spacing: Sequence[float], side: str, without_boundary: float, dtype: torch.dtype
+    mask: Tensor, spacing: Sequence[float], side: int, without_boundary: float, dtype: torch.dtype
 ) -> Tensor:
     """The distance of each voxel to the nearest one on the other side of the mask's boundary.
 
     Args:
         mask: [N, C, *spatial], nonzero in the foreground.
-        side: "foreground", 0 in the background; "both"; or "signed", 1 - distance in the foreground.
-        without_boundary: the distance where the other side has no voxel, negated for "signed" foreground.
+        side: 0 foreground, 0 in the background; 1 both; or 2 signed, 1 - distance in the foreground.
+        without_boundary: the distance where the other side has no voxel, negated for signed foreground.
     """
     return distance_transform_with_indices(mask, spacing, side, without_boundary, dtype)[0]
 
 
 def distance_transform_with_indices(
-    mask: Tensor, spacing: Sequence[float], side: str, without_boundary: float, dtype: torch.dtype
+    mask: Tensor, spacing: Sequence[float], side: int, without_boundary: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """`distance_transform`, and the index of that other voxel in the flattened volume; -1 without one."""
-    if side not in SIDES:
-        raise ValueError(f"side: expected one of {SIDES}, got {side!r}")
     spatial = mask.shape[2:]
     volumes = (mask.detach() != 0).cpu().numpy().reshape(-1, *spatial)
     distance = torch.empty(len(volumes), *spatial, dtype=dtype)
     indices = torch.empty(len(volumes), *spatial, dtype=torch.int64)
     for number, volume in enumerate(volumes):
         inside, to_background = _to_other_side(volume, spacing, without_boundary)
-        if side == "foreground":
+        if SIDES[side] == "foreground":
             total, nearest = inside, to_background
         else:
             outside, to_foreground = _to_other_side(~volume, spacing, without_boundary)
             total = outside + inside
             nearest = torch.where(torch.from_numpy(volume), to_background, to_foreground)
-            if side == "signed":
+            if SIDES[side] == "signed":
                 in_foreground = -inside if volume.all() else 1 - inside
                 total = torch.where(torch.from_numpy(volume), in_foreground, outside)
         distance[number], indices[number] = total, nearest
@@ -83,10 +81,9 @@ def signed_distance_map(
     spacing: Sequence[float] | None = None,
     empty: str = "zero",
     dtype: torch.dtype | None = None,
-    transform: DistanceTransform = distance_transform,
 ) -> Tensor:
-    """`geoloss_kernels.distance.signed_distance_map` by ``transform``."""
-    return _map(target, "signed", spacing, empty, dtype, transform)
+    """`geoloss_kernels.distance.signed_distance_map`."""
+    return _map(target, "signed", spacing, empty, dtype)
 
 
 def distance_map(
@@ -94,19 +91,13 @@ def distance_map(
     spacing: Sequence[float] | None = None,
     empty: str = "zero",
     dtype: torch.dtype | None = None,
-    transform: DistanceTransform = distance_transform,
 ) -> Tensor:
-    """`geoloss_kernels.distance.distance_map` by ``transform``."""
-    return _map(target, "both", spacing, empty, dtype, transform)
+    """`geoloss_kernels.distance.distance_map`."""
+    return _map(target, "both", spacing, empty, dtype)
 
 
 def _map(
-    target: Tensor,
-    side: str,
-    spacing: Sequence[float] | None,
-    empty: str,
-    dtype: torch.dtype | None,
-    transform: DistanceTransform,
+    target: Tensor, side: str, spacing: Sequence[float] | None, empty: str, dtype: torch.dtype | None
 ) -> Tensor:
     check_volumes("target", target)
     if empty not in EMPTY_POLICIES:
@@ -114,15 +105,7 @@ def _map(
     sizes = check_spacing(spacing, target.ndim - 2)
     extents = [length * size for length, size in zip(target.shape[2:], sizes, strict=True)]
     without_boundary = 0.0 if empty == "zero" else math.hypot(*extents)
-    mask = target.detach()
-    mask = mask if mask.dtype == torch.bool else mask > 0.5
-    return transform(mask, sizes, side, without_boundary, distance_dtype(target, dtype))
-
-
-def distance_dtype(mask: Tensor, dtype: torch.dtype | None) -> torch.dtype:
-    """``dtype``, or float64 for a float64 mask and float32 for any other."""
+    mask = target.detach() > 0.5
     if dtype is None:
-        return torch.float64 if mask.dtype == torch.float64 else torch.float32
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
-    return dtype
+        dtype = torch.float64 if target.dtype == torch.float64 else torch.float32
+    return distance_transform(mask, sizes, SIDES.index(side), without_boundary, dtype)

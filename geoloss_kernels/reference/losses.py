@@ -23,7 +23,8 @@ from geoloss_kernels.reference import phi, psi, theta
 from geoloss_kernels.reference.options import VoxelOptions, resolve_axes, voxels_from_options
 from geoloss_kernels.reference.ratio import divide
 from geoloss_kernels.reference.reduction import reduce_loss, sum_batch
-from geoloss_kernels.reference.voxels import Voxels, check_axes
+from geoloss_kernels.reference.voxels import Voxels
+from geoloss_kernels.terms import check_axes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,15 +43,11 @@ def bce_loss(
 ) -> Tensor:
     """1/|Ω| Σ -(w g log s + (1 - g) log(1 - s)), w = ``pos_weight``: torch's binary cross-entropy.
 
-    With ``sigmoid=True`` from the logits, stably; else the logarithms are clamped at -100.
+    From the logits, stably, where there are any; else the logarithms are clamped at -100.
     """
     voxels = voxels_from_options(input, target, **options)
-    if voxels.logits is None:
-        density = theta.cross_entropy(voxels.s, voxels.g, pos_weight)
-    else:
-        foreground = theta.cross_entropy_foreground_with_logits(voxels.logits, voxels.g)
-        background = theta.cross_entropy_background_with_logits(voxels.logits, voxels.g)
-        density = pos_weight * foreground + background
+    foreground = theta.surprise(voxels.g, voxels.log_s)
+    density = pos_weight * foreground + theta.surprise(1 - voxels.g, voxels.log_complement)
     return _mean_loss(voxels, density, reduction, batch)
 
 
@@ -186,9 +183,8 @@ def boundary_loss(
         empty: what D is for a mask without boundary, see `distance.signed_distance_map`.
     """
     voxels = voxels_from_options(input, target, map=distance_map, **options)
-    distance = voxels.map
-    if distance is None:
-        distance = phi.signed_distance(voxels.g, voxels.spacing, empty=empty)
+    known = voxels.maps[0] if voxels.maps else None
+    distance = phi.signed_distance(voxels.g, voxels.spacing, empty=empty) if known is None else known
     return _mean_loss(voxels, voxels.s * distance, reduction, batch)
 
 
@@ -216,7 +212,7 @@ def hausdorff_dt_loss(
     voxels = voxels_from_options(input, target, map=distance_map, **options)
     s, g = voxels.s, voxels.g
     to_boundary = partial(phi.distance, spacing=voxels.spacing, empty=empty)
-    of_target = to_boundary(g) if voxels.map is None else voxels.map
+    of_target = voxels.maps[0] if voxels.maps else to_boundary(g)
     density = theta.squared_error(s, g) * (to_boundary(s) ** alpha + of_target**alpha)
     return _mean_loss(voxels, density, reduction, batch)
 

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from torch import Tensor
 
-from geoloss_kernels.reference.voxels import Voxels, check_ignore_index, prepare
+from geoloss_kernels.reference.voxels import Voxels, prepare
 
 AXIS_ORDERS = {
     "xyz": ("sagittal", "coronal", "axial"),
@@ -58,7 +58,7 @@ def voxels_from_options(
         input,
         target,
         mask,
-        map,
+        () if map is None else (map,),
         activation,
         spacing,
         ignore_index=ignore_index,
@@ -105,7 +105,8 @@ def resolve_ignore_index(
     For labels, [N, 1, *spatial], it is compared with them. For a one-hot target it is the class whose voxels
     are left out of every channel or, outside 0..C-1, a mark of voxels that belong to no class.
     """
-    check_ignore_index(ignore_index)
+    if ignore_index is not None and not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index: expected an integer or None, got {ignore_index!r}")
     if ignore_index is None or target.ndim < 2 or target.shape[1] == 1:
         return mask, ignore_index
     if 0 <= ignore_index < target.shape[1]:

@@ -1,53 +1,94 @@
-"""`geo_ratio`: Eq. 1 on K numbers, and `geo_loss`: on those that `geo_sums` makes of volumes."""
+"""`geo_ratio`: Eq. 1 on the sums of volumes, and `geo_loss`: on those that `geo_sums` makes of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from geoloss_kernels.reference.sums import geo_sums
+
+POOLED_DIMENSIONS: tuple[tuple[int, ...], ...] = ((), (0,), (0, 1))
+"""Of S [N, C, K], by the number of a fraction's pooling."""
 
 
 def geo_loss(
     input: Tensor,
     target: Tensor,
     mask: Tensor | None,
-    map: Tensor | None,
-    terms: Sequence[str],
-    activation: str,
-    spacing: Sequence[float] | None,
-    axes: Sequence[int] | None,
-    ignore_index: int | None,
-    include_background: bool,
-    numerator: Sequence[float],
-    denominator: Sequence[float],
+    channel_weights: Tensor | None,
+    maps: Sequence[Tensor],
+    *options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Loss [N, C'] = `geo_ratio` of `geo_sums`, differentiable in ``input``, and the sums, as constants."""
-    sums = geo_sums(
-        input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background
-    )
-    return geo_ratio(sums, numerator, denominator), sums.detach()
+    """`geo_ratio` of `geo_sums`, differentiable in ``input``, and the sums, as constants.
 
-
-def geo_ratio(sums: Tensor, numerator: Sequence[float], denominator: Sequence[float]) -> Tensor:
-    """Loss [N, C] = Σ_j (n_j · [S, 1]) / (d_j · [S, 1]) for the sums S of `geo_sums`, [N, C, K].
-
-    ``numerator`` and ``denominator`` hold J rows of K + 1 floats, flattened; the last of a row is its
-    constant term. A sum of weight 0 is left out, also if it is infinite. A fraction 0 / 0 counts as 0: a
-    volume without valid voxels adds nothing. Differentiable, also twice. Raises ValueError if the rows do not
-    fit K.
+    ``options``: the remaining ones of `geo_sums`, then those of `geo_ratio`.
     """
-    columns = sums.shape[-1] + 1
-    if not numerator or len(numerator) % columns or len(numerator) != len(denominator):
+    sums = geo_sums(input, target, mask, maps, *options[:-3])
+    return geo_ratio(sums, channel_weights, *options[-3:]), sums.detach()
+
+
+def geo_ratio(
+    sums: Tensor,
+    channel_weights: Tensor | None,
+    fractions: Sequence[int],
+    weights: Sequence[float],
+    reduction: int,
+) -> Tensor:
+    """The loss of the sums S [N, C, K]: a sum of fractions (n · S + n_0) / (d · S + d_0), reduced.
+
+    Args:
+        channel_weights: [W, C], class weights.
+        fractions: for each pooling (0 a ratio of each volume and channel, 1 of each channel, S summed over
+            the batch, 2 one ratio, S summed over batch and channels), the number of leading channels that are
+            left out, and the rows of ``channel_weights`` of numerator and denominator or -1.
+        weights: for each the K + 1 numbers n, the constant last, and the K + 1 numbers d.
+        reduction: 0 leaves the ratios apart, 1 averages, 2 adds up.
+
+    Class weights multiply the ratio of a channel or, where channels are summed, each channel's share. A sum
+    of weight 0 is left out, also if it is infinite. A fraction 0 / 0 counts as 0: a volume without valid
+    voxels adds nothing. Differentiable, also twice.
+    """
+    row = sums.shape[-1] + 1
+    count = len(fractions) // 4
+    if not count or len(fractions) != 4 * count or len(weights) != 2 * count * row:
         raise ValueError(
-            f"numerator and denominator: expected the same number of rows of {columns} floats, "
-            f"got {len(numerator)} and {len(denominator)} floats"
+            f"fractions and weights: expected 4 integers and 2 · {row} floats for each fraction, "
+            f"got {len(fractions)} and {len(weights)}"
         )
-    values = pad(sums, (0, 1), value=1.0).unsqueeze(-2)
-    return divide(_weighted(values, numerator), _weighted(values, denominator)).sum(-1)
+    total = sums.new_zeros(())
+    for j in range(count):
+        rows = sums.new_tensor(weights[2 * j * row : 2 * (j + 1) * row]).view(2, row)
+        ratio = _fraction(sums, channel_weights, fractions[4 * j : 4 * j + 4], rows)
+        total = total + (ratio.mean() if reduction == 1 else ratio.sum() if reduction == 2 else ratio)
+    return total
+
+
+def _fraction(
+    sums: Tensor, channel_weights: Tensor | None, integers: Sequence[int], rows: Tensor
+) -> Tensor:
+    """One fraction [N, C'], [1, C'] or [1, 1]; ``rows``: [2, K + 1]."""
+    pooling, skip, *weight_rows = integers
+    pools_channels = pooling == 2
+    parts = []
+    for numbers, weight_row in zip(rows, weight_rows, strict=True):
+        linear = _linear(sums[:, skip:], numbers[:-1])
+        if pools_channels and channel_weights is not None and weight_row >= 0:
+            linear = linear * channel_weights[weight_row, skip:]
+        if POOLED_DIMENSIONS[pooling]:
+            linear = linear.sum(POOLED_DIMENSIONS[pooling], keepdim=True)
+        parts.append(linear + numbers[-1])
+    ratio = divide(*parts)
+    if not pools_channels and channel_weights is not None and weight_rows[0] >= 0:
+        ratio = ratio * channel_weights[weight_rows[0], skip:]
+    return ratio
+
+
+def _linear(sums: Tensor, numbers: Tensor) -> Tensor:
+    """Σ_k numbers_k S_k: [N, C, K] -> [N, C]."""
+    return (torch.where(numbers == 0, torch.zeros_like(sums), sums) * numbers).sum(-1)
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -55,9 +96,3 @@ def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     empty = (numerator == 0) & (denominator == 0)
     quotient = numerator / torch.where(empty, torch.ones_like(denominator), denominator)
     return torch.where(empty, torch.zeros_like(quotient), quotient)
-
-
-def _weighted(values: Tensor, weights: Sequence[float]) -> Tensor:
-    """w_j · values for J rows of weights: [N, C, 1, K + 1] -> [N, C, J]."""
-    rows = values.new_tensor(weights).view(-1, values.shape[-1])
-    return (torch.where(rows == 0, torch.zeros_like(values), values) * rows).sum(-1)

@@ -1,8 +1,9 @@
-"""The terms of `geo_sums` by name: each maps `Voxels` to its value at every voxel."""
+"""The terms of `geo_sums` by name, in the order of their numbers: each maps `Voxels` to its value at every voxel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,57 +14,50 @@ from geoloss_kernels.reference.phi import OPERATORS, gradient, laplacian
 from geoloss_kernels.reference.psi import NORMS, second_order
 from geoloss_kernels.reference.voxels import Voxels
 
-Term = Callable[[Voxels], Tensor]
+
+@dataclass(frozen=True)
+class Column:
+    """One entry of the operators' ``terms``: a term, and the parameters that are its own."""
+
+    name: str
+    map: int = 0
+    """the number of its map"""
+    axes: tuple[int, ...] = ()
+    """spatial axes of the tensor that a first-order term differentiates along"""
+    spacing: tuple[float, ...] = ()
+    """voxel size per spatial axis of a stencil, in mm"""
 
 
-def cross_entropy_foreground(voxels: Voxels) -> Tensor:
-    """-g log s, from the logit if there is one."""
-    if voxels.logits is None:
-        return theta.cross_entropy_foreground(voxels.s, voxels.g)
-    return theta.cross_entropy_foreground_with_logits(voxels.logits, voxels.g)
+Density = Callable[[Voxels, Column], Tensor]
 
 
-def cross_entropy_background(voxels: Voxels) -> Tensor:
-    """-(1 - g) log(1 - s), from the logit if there is one."""
-    if voxels.logits is None:
-        return theta.cross_entropy_background(voxels.s, voxels.g)
-    return theta.cross_entropy_background_with_logits(voxels.logits, voxels.g)
-
-
-def first_order_term(voxels: Voxels, operator: str, norm: str) -> Tensor:
+def first_order_term(voxels: Voxels, column: Column, operator: str, norm: str) -> Tensor:
     """‖(∂_i e)‖ of e = s - g over the chosen axes: φ is linear, so one stencil on e suffices."""
     error = voxels.s - voxels.g
-    return NORMS[norm](gradient(error, voxels.axes, voxels.spacing, operator, voxels.valid))
+    return NORMS[norm](gradient(error, column.axes, column.spacing, operator, voxels.valid))
 
 
-def second_order_term(voxels: Voxels, two_sided: bool, signed: bool) -> Tensor:
+def second_order_term(voxels: Voxels, column: Column, two_sided: bool, signed: bool) -> Tensor:
     """|e| Ψ with Ψ of `psi.second_order` and φ the Laplacian."""
-    phi = partial(laplacian, spacing=voxels.spacing, valid=voxels.valid)
+    phi = partial(laplacian, spacing=column.spacing, valid=voxels.valid)
     psi = second_order(voxels.s, voxels.g, phi, two_sided, signed)
     return theta.absolute_error(voxels.s, voxels.g) * psi
 
 
-def _map(voxels: Voxels) -> Tensor:
-    if voxels.map is None:
-        raise ValueError(
-            "map: expected a tensor for the terms map_prediction and map_squared_error, got None"
-        )
-    return voxels.map
-
-
-TERMS: dict[str, Term] = {
-    "count": lambda v: torch.ones_like(v.s),
-    "prediction": lambda v: v.s,
-    "target": lambda v: v.g,
-    "intersection": lambda v: v.s * v.g,
-    "prediction_squared": lambda v: v.s**2,
-    "target_squared": lambda v: v.g**2,
-    "absolute_error": lambda v: theta.absolute_error(v.s, v.g),
-    "squared_error": lambda v: theta.squared_error(v.s, v.g),
-    "cross_entropy_foreground": cross_entropy_foreground,
-    "cross_entropy_background": cross_entropy_background,
-    "map_prediction": lambda v: v.s * _map(v),
-    "map_squared_error": lambda v: theta.squared_error(v.s, v.g) * _map(v),
+TERMS: dict[str, Density] = {
+    "count": lambda v, column: torch.ones_like(v.s),
+    "prediction": lambda v, column: v.s,
+    "target": lambda v, column: v.g,
+    "intersection": lambda v, column: v.s * v.g,
+    "prediction_squared": lambda v, column: v.s**2,
+    "target_squared": lambda v, column: v.g**2,
+    "absolute_error": lambda v, column: theta.absolute_error(v.s, v.g),
+    "squared_error": lambda v, column: theta.squared_error(v.s, v.g),
+    "cross_entropy_foreground": lambda v, column: theta.surprise(v.g, v.log_s),
+    "cross_entropy_background": lambda v, column: theta.surprise(1 - v.g, v.log_complement),
+    "cross_entropy_uniform": lambda v, column: -v.log_s,
+    "map_prediction": lambda v, column: v.s * v.maps[column.map],
+    "map_squared_error": lambda v, column: theta.squared_error(v.s, v.g) * v.maps[column.map],
     **{
         f"first_order_{operator}_{norm}": partial(first_order_term, operator=operator, norm=norm)
         for operator in OPERATORS
@@ -74,3 +68,28 @@ TERMS: dict[str, Term] = {
     "second_order_two_sided": partial(second_order_term, two_sided=True, signed=False),
     "second_order_two_sided_signed": partial(second_order_term, two_sided=True, signed=True),
 }
+
+
+def columns_of(terms: Sequence[int], parameters: Sequence[float], dimensions: int) -> list[Column]:
+    """What the operators' ``terms`` and ``parameters`` say: kind, counts and integers of each term, in turn."""
+    names = tuple(TERMS)
+    columns = []
+    stream, numbers = list(terms), list(parameters)
+    while stream:
+        kind, integers, count = stream[:3]
+        own, stream = stream[3 : 3 + integers], stream[3 + integers :]
+        spacing, numbers = numbers[:count], numbers[count:]
+        if not 0 <= kind < len(names):
+            raise ValueError(f"terms: expected kinds from 0 to {len(names) - 1}, got {kind}")
+        columns.append(_column(names[kind], own, spacing, dimensions))
+    if not columns:
+        raise ValueError("terms: expected at least one, got none")
+    return columns
+
+
+def _column(name: str, integers: list[int], spacing: list[float], dimensions: int) -> Column:
+    left_out = 3 - dimensions
+    axes = (axis for axis in range(dimensions) if integers and integers[0] >> (left_out + axis) & 1)
+    if name.startswith("map_"):
+        return Column(name, map=integers[0])
+    return Column(name, axes=tuple(axes), spacing=tuple(spacing[left_out:]))

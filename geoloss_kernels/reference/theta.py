@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-LOG_MINIMUM = -100.0
-SLOPE_MINIMUM = 1e-12
+from geoloss_kernels.reference.activation import clamped_log
 
 
 def one(s: Tensor, g: Tensor) -> Tensor:
@@ -54,12 +50,12 @@ def tversky_error(s: Tensor, g: Tensor, alpha: float = 0.5, beta: float = 0.5) -
 
 def cross_entropy_foreground(s: Tensor, g: Tensor) -> Tensor:
     """-g log s, see `clamped_log`."""
-    return -g * clamped_log(s)
+    return surprise(g, clamped_log(s))
 
 
 def cross_entropy_background(s: Tensor, g: Tensor) -> Tensor:
     """-(1 - g) log(1 - s), see `clamped_log`."""
-    return -(1 - g) * clamped_log(1 - s)
+    return surprise(1 - g, clamped_log(1 - s))
 
 
 def cross_entropy(s: Tensor, g: Tensor, pos_weight: float = 1.0) -> Tensor:
@@ -67,38 +63,6 @@ def cross_entropy(s: Tensor, g: Tensor, pos_weight: float = 1.0) -> Tensor:
     return pos_weight * cross_entropy_foreground(s, g) + cross_entropy_background(s, g)
 
 
-def cross_entropy_foreground_with_logits(logits: Tensor, g: Tensor) -> Tensor:
-    """-g log σ(x) = g log(1 + e^-x), stable for every x; 0 where g = 0, also at x = -inf."""
-    return -g * logsigmoid(_where_weighted(logits, g))
-
-
-def cross_entropy_background_with_logits(logits: Tensor, g: Tensor) -> Tensor:
-    """-(1 - g) log(1 - σ(x)) = (1 - g) log(1 + e^x), stable for every x; 0 where g = 1, also at x = inf."""
-    return -(1 - g) * logsigmoid(-_where_weighted(logits, 1 - g))
-
-
-def clamped_log(s: Tensor) -> Tensor:
-    """max(log s, -100) with slope 1 / max(s, 1e-12), finite at s = 0 as torch's binary_cross_entropy is."""
-    return _ClampedLog.apply(s)
-
-
-class _ClampedLog(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(s: Tensor) -> Tensor:
-        return torch.log(s).clamp_min(LOG_MINIMUM)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (s,) = ctx.saved_tensors
-        return grad / s.clamp_min(SLOPE_MINIMUM)
-
-
-def _where_weighted(logits: Tensor, weight: Tensor) -> Tensor:
-    """Logits, 0 where their weight is 0: an infinite logarithm times 0 would be NaN."""
-    return torch.where(weight == 0, torch.zeros_like(logits), logits)
+def surprise(weight: Tensor, logarithm: Tensor) -> Tensor:
+    """-weight · logarithm; 0 where the weight is 0, also if the logarithm is infinite."""
+    return -weight * torch.where(weight == 0, torch.zeros_like(logarithm), logarithm)

@@ -1,0 +1,160 @@
+"""The path from a formula and tensors to a loss: passes → sums → ratio → loss."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from geoloss_kernels import backends
+from geoloss_kernels._registrations import Operators
+from geoloss_kernels.call import ACTIVATIONS, LossCall, Options
+from geoloss_kernels.formulas import CallTraits, Formula
+from geoloss_kernels.passes import ClassWeight, Geometry, Pass, channel_weights, passes
+from geoloss_kernels.tensor_checks import check_companion, in_plane, plain
+
+DistanceMaps = Tensor | Sequence[Tensor] | None
+
+
+def evaluate(
+    formula: Formula,
+    options: Options,
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    spacing: Sequence[float] | None = None,
+    distance_map: DistanceMaps = None,
+    current_weight: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The loss that ``formula`` describes.
+
+    Args:
+        mask: [N, 1 or C, *spatial], nonzero where a voxel is valid. An invalid voxel is in no sum, and a
+            difference counts only where both of its ends are valid.
+        spacing: voxel size along each spatial axis of the tensor in mm, in place of the formula's own.
+        distance_map: the target's map, or one for each distance of the formula in turn; None computes them.
+        current_weight: gives a formula's class weight as it is now, where a module keeps it as a buffer.
+    """
+    call = LossCall.of(input, target, mask, spacing, options)
+    traits = CallTraits(call.activation, call.channels, call.label_map, options.reduction)
+    geometry = Geometry(call.dimensions, call.spacing)
+    planned = _planned(formula, traits, call.include_background, options.batch, geometry)
+    given = _given_maps(distance_map, planned, call)
+    total = None
+    for each in planned:
+        loss = _evaluate_pass(each, options, call, given, current_weight)
+        total = loss if total is None else total + loss
+    if total is None:
+        raise ValueError("formula: expected at least one part, got none")
+    if options.reduction == "none":
+        return total.view(*total.shape, *[1] * call.dimensions)
+    return total
+
+
+_planned = functools.lru_cache(maxsize=512)(passes)
+
+
+def _evaluate_pass(
+    each: Pass,
+    options: Options,
+    call: LossCall,
+    given: dict[Any, Tensor],
+    current_weight: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
+    input = call.logits if each.from_logits else call.input
+    operators = backends.operators(input)
+    maps = [map.of(call, given.get(map)) for map in each.maps]
+    rows = each.class_weights
+    if current_weight is not None and rows:
+        rows = tuple(ClassWeight(current_weight(row.weight), row.skip) for row in rows)
+    weights = channel_weights(rows, call.channels, each.include_background, input, call.dtype)
+    sums_options = (
+        each.encoded.terms,
+        each.encoded.parameters,
+        ACTIVATIONS.index(each.activation),
+        call.ignore_index,
+        each.include_background,
+    )
+    ratio_options = (each.fractions, each.weights, each.reduction)
+    if not options.ddp and not each.functions:
+        loss, _ = operators.geo_loss(
+            input, call.target, call.mask, weights, maps, *sums_options, *ratio_options
+        )
+        return loss
+    sums = operators.geo_sums(input, call.target, call.mask, maps, *sums_options)
+    if options.ddp:
+        sums = sum_over_processes(sums.sum(0, keepdim=True))
+    return _of_sums(each, options, call, operators, sums, weights, ratio_options)
+
+
+def _of_sums(
+    each: Pass,
+    options: Options,
+    call: LossCall,
+    operators: Operators,
+    sums: Tensor,
+    weights: Tensor | None,
+    ratio_options: tuple[Any, ...],
+) -> Tensor:
+    """The loss of a pass, of its sums."""
+    losses = [operators.geo_ratio(sums, weights, *ratio_options)] if each.fractions else []
+    leaves_out = 1 if each.include_background and not call.include_background else 0
+    for function in each.functions:
+        values = function.part.of_sums(sums[:, leaves_out:, list(function.columns)], options.batch)
+        losses.append(function.factor * _reduce(values, options.reduction))
+    total = losses[0]
+    for loss in losses[1:]:
+        if loss.shape != total.shape:
+            raise ValueError(
+                "reduction: expected 'mean' or 'sum' with parts that are apart for other volumes and "
+                f"channels, got 'none' and parts of shape {tuple(total.shape)} and {tuple(loss.shape)}"
+            )
+        total = total + loss
+    return total
+
+
+def _reduce(values: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return values
+    return values.mean() if reduction == "mean" else values.sum()
+
+
+def _given_maps(distance_map: DistanceMaps, planned: Sequence[Pass], call: LossCall) -> dict[Any, Tensor]:
+    """The distance maps that the caller has, by what they are."""
+    if distance_map is None:
+        return {}
+    wanted = list(dict.fromkeys(map for each in planned for map in each.maps))
+    maps = [distance_map] if isinstance(distance_map, Tensor) else list(distance_map)
+    if len(maps) != len(wanted):
+        raise ValueError(
+            f"distance_map: expected {len(wanted)}, one for each distance of the loss, got {len(maps)}"
+        )
+    given = {}
+    for key, map in zip(wanted, maps, strict=True):
+        volume = in_plane(plain(map))
+        check_companion("distance_map", volume, call.input)
+        given[key] = volume
+    return given
+
+
+def sum_over_processes(sums: Tensor) -> Tensor:
+    """The sum of every process's ``sums``; its derivative, too, is summed over the processes."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        raise RuntimeError("ddp: expected torch.distributed.init_process_group to have been called")
+    total: Tensor = _SumOverProcesses.apply(sums)
+    return total
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor) -> Tensor:
+        total = sums.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _SumOverProcesses.forward(ctx, gradient)
