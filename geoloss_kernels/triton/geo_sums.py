@@ -8,12 +8,12 @@ or, nearly always, from cache, as another sample of the same or of a neighbourin
 before. Neighbours are clamped to the volume by their index, so that they need no masks of their own.
 
     forward    samples ──▶ terms ──▶ partial sums [N, C', K, blocks]
-               partial sums ──▶ sums [N, C', K] and, for geo_loss, their ratio; one program per volume
+               partial sums ──▶ sums [N, C', K]; one program per volume
     backward   samples ──▶ flux Ψ'(D e) of the voxel and of the neighbours whose flux reaches it ──▶ gradient
 
 Each element of the gradient is written once, and sums are added in a fixed order: the same bits in every
 run. Under a softmax, a program of the backward pass has all channels. It normalises each sampled voxel once,
-goes through the channels for m = Σ_c s_c G_c, and once more to write s_c (G_c - m).
+goes through the channels for Σ_c q_c of `logarithms.py`, and once more to write the gradient.
 
 Forward moves input + target, backward input + target + gradient; the planes next to a block are read twice,
 the second time mostly from cache. Rows that are aligned and contiguous are read and written 16 bytes at a
@@ -22,7 +22,7 @@ time, except for neighbours along x. Half precision is widened on loading and ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -31,7 +31,14 @@ from torch import Tensor
 
 from geoloss_kernels.triton import launch
 from geoloss_kernels.triton.arguments import Arguments, view_of
-from geoloss_kernels.triton.geo_ratio import Rows, check_ratio, ratio_of, rows_of
+from geoloss_kernels.triton.logarithms import (
+    log_complement,
+    log_complement_slope,
+    log_prediction,
+    log_prediction_slope,
+    other_channels,
+    share_of_others,
+)
 from geoloss_kernels.triton.numbers import number, real_of
 from geoloss_kernels.triton.stencil import PerAxis
 from geoloss_kernels.triton.stencil_terms import (
@@ -52,7 +59,6 @@ from geoloss_kernels.triton.voxels import (
     index_of,
     kept_samples,
     load,
-    logit_at,
     next_samples,
     pointers,
     prediction_at,
@@ -66,9 +72,14 @@ SIZES = ("ignore_index", "C", "D", "H", "first_channel", "planes", "tiles_y", "t
 
 
 @triton.jit
-def per_axis(numbers, REAL: tl.constexpr):
-    """Numbers for z, y, x."""
-    return PerAxis(x=number(numbers[2], REAL), y=number(numbers[1], REAL), z=number(numbers[0], REAL))
+def per_axis(scales, REAL: tl.constexpr):
+    """The `PerAxis` of each scale's numbers for z, y, x."""
+    each = ()
+    for i in tl.static_range(len(scales)):
+        scale = scales[i]
+        axes = PerAxis(x=number(scale[2], REAL), y=number(scale[1], REAL), z=number(scale[0], REAL))
+        each = each + (axes,)
+    return each
 
 
 @triton.jit
@@ -86,39 +97,68 @@ def in_plane(place, z):
     return Place(c=place.c, z=z, y=place.y, x=place.x, inside=place.inside)
 
 
+class Logarithms(NamedTuple):
+    """log s and log(1 - s); the prediction in place of the one that the column does not start from."""
+
+    prediction: Any
+    complement: Any
+
+
 @triton.jit
-def voxel_at(P: tl.constexpr, volume, place, samples):
-    """What the voxel-wise terms see; the prediction in place of what none of them asks for."""
+def logarithms_at(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, s, normalisers):
+    """What a column starts from."""
+    of_prediction = s
+    of_complement = s
+    normaliser = ()
+    if len(normalisers) > 0:
+        normaliser = normalisers[index_of(P.normalised, HERE)]
+    if COLUMN.variable == "log_prediction":
+        of_prediction = log_prediction(P, volume, place, s, normaliser)
+    if COLUMN.variable == "log_complement":
+        of_complement = log_complement(P, volume, place, s, normaliser)
+    return Logarithms(prediction=of_prediction, complement=of_complement)
+
+
+@triton.jit
+def voxel_at(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, samples, logarithms):
+    """What a column's voxel-wise term sees."""
     prediction = field_at(P, "prediction", HERE, samples)
-    logit = prediction
     map = prediction
-    if P.logit:
-        logit = logit_at(P, volume, place)
-    if P.map:
-        map = real(P, load(volume.map, volume, place))
-    return Voxel(prediction=prediction, target=field_at(P, "target", HERE, samples), logit=logit, map=map)
+    if COLUMN.map is not None:
+        map = real(P, load(volume.maps[COLUMN.map], volume, place))
+    return Voxel(
+        prediction=prediction,
+        target=field_at(P, "target", HERE, samples),
+        log_prediction=logarithms.prediction,
+        log_complement=logarithms.complement,
+        map=map,
+    )
 
 
 @triton.jit
-def value_of(P: tl.constexpr, TERM: tl.constexpr, volume, place, samples):
-    """What a term adds at each voxel of the tile."""
-    if TERM[0] == "voxel":
-        return term_value(tl.constexpr(TERM[1]), voxel_at(P, volume, place, samples))
-    elif TERM[0] == "first_order":
-        return first_order(P, tl.constexpr(TERM[1]), tl.constexpr(TERM[2]), volume, samples)
+def value_of(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, samples, normalisers):
+    """What a column adds up at each voxel of the tile."""
+    if COLUMN.stencil == "first_order":
+        return first_order(P, COLUMN, volume, samples)
+    elif COLUMN.stencil == "second_order":
+        return second_order(P, COLUMN, volume, samples)
     else:
-        return second_order(P, tl.constexpr(TERM[1]), tl.constexpr(TERM[2]), volume, samples)
+        s = field_at(P, "prediction", HERE, samples)
+        logarithms = logarithms_at(P, COLUMN, volume, place, s, normalisers)
+        return term_value(COLUMN.name, voxel_at(P, COLUMN, volume, place, samples, logarithms))
 
 
 @triton.jit
-def slope_of(P: tl.constexpr, TERM: tl.constexpr, volume, place, samples):
-    """∂ sum / ∂ prediction, or ∂ logit, at each voxel of the tile."""
-    if TERM[0] == "voxel":
-        return term_slope(tl.constexpr(TERM[1]), voxel_at(P, volume, place, samples))
-    elif TERM[0] == "first_order":
-        return first_order_slope(P, tl.constexpr(TERM[1]), tl.constexpr(TERM[2]), volume, place, samples)
+def slope_of(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, samples):
+    """∂ sum / ∂ the column's variable at each voxel of the tile; no slope asks for a logarithm."""
+    if COLUMN.stencil == "first_order":
+        return first_order_slope(P, COLUMN, volume, place, samples)
+    elif COLUMN.stencil == "second_order":
+        return second_order_slope(P, COLUMN, volume, place, samples)
     else:
-        return second_order_slope(P, tl.constexpr(TERM[1]), tl.constexpr(TERM[2]), volume, place, samples)
+        s = field_at(P, "prediction", HERE, samples)
+        unread = Logarithms(prediction=s, complement=s)
+        return term_slope(COLUMN.name, voxel_at(P, COLUMN, volume, place, samples, unread))
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -126,10 +166,9 @@ def geo_sums_fwd_kernel(
     input,  # `View` s of [N, C, D, H, W]
     target,
     mask,
-    map,
+    maps,  # as in `Volume`
     ignore_index,
-    inverse_spacing,
-    inverse_spacing_squared,
+    scales,
     partial,  # [N, C', K, blocks]
     C,
     D,
@@ -157,37 +196,37 @@ def geo_sums_fwd_kernel(
         input=input,
         target=target,
         mask=mask,
-        map=map,
+        maps=maps,
         ignore_index=ignore_index,
-        inverse_spacing=per_axis(inverse_spacing, P.real),
-        inverse_spacing_squared=per_axis(inverse_spacing_squared, P.real),
+        scales=per_axis(scales, P.real),
     )
     first = tile_of(
         P, block, program % summed + first_channel, H, W, planes, tiles_y, tiles_x, BLOCK_Y, BLOCK_X
     )
     sums = ()
-    for _ in tl.static_range(len(P.terms)):
+    for _ in tl.static_range(len(P.columns)):
         sums = sums + (tl.zeros((BLOCK_Y, BLOCK_X), P.real),)
     kept = first_samples(P, volume, first)
     for z in range(first.z, tl.minimum(first.z + planes, D)):
         place = in_plane(first, z)
-        samples = next_samples(P, volume, place, kept)
+        normalisers = softmax_normalisers(P, volume, place)
+        samples = next_samples(P, volume, place, kept, normalisers)
         kept = kept_samples(P, samples)
-        sums = with_plane_added(P, volume, place, samples, sums)
+        sums = with_plane_added(P, volume, place, samples, normalisers, sums)
 
-    row = (volume.n * summed + program % summed) * len(P.terms)
-    for k in tl.static_range(len(P.terms)):
+    row = (volume.n * summed + program % summed) * len(P.columns)
+    for k in tl.static_range(len(P.columns)):
         tl.store(partial + (row + k) * blocks + block, tl.sum(tl.sum(sums[k], 1), 0))
 
 
 @triton.jit
-def with_plane_added(P: tl.constexpr, volume, place, samples, sums):
+def with_plane_added(P: tl.constexpr, volume, place, samples, normalisers, sums):
     counted = place.inside
     if P.masked:
         counted = field_at(P, "valid", HERE, samples)
     totals = ()
-    for k in tl.static_range(len(P.terms)):
-        value = value_of(P, tl.constexpr(P.terms[k]), volume, place, samples)
+    for k in tl.static_range(len(P.columns)):
+        value = value_of(P, P.columns[k], volume, place, samples, normalisers)
         totals = totals + (sums[k] + tl.where(counted, value, 0),)
     return totals
 
@@ -196,28 +235,27 @@ def with_plane_added(P: tl.constexpr, volume, place, samples, sums):
 def add_partial_kernel(
     partial,  # [N·C', K, blocks]
     sums,  # [N·C', K]
-    loss,  # [N·C'], or None
-    numerator,
-    denominator,
     blocks,
     K: tl.constexpr,
     REAL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Adds the partial sums of a volume, in a fixed order and in float64, and makes the loss of them."""
+    """Adds the partial sums of a volume, in a fixed order and in float64."""
     volume = tl.program_id(0).to(tl.int64)
-    totals = ()
     for k in tl.static_range(K):
         total = tl.zeros((BLOCK,), tl.float64)
         for first in range(0, blocks, BLOCK):
             place = first + tl.arange(0, BLOCK)
             addends = tl.load(partial + (volume * K + k) * blocks + place, mask=place < blocks, other=0)
             total += addends.to(tl.float64)
-        totals = totals + (tl.sum(total, 0).to(REAL),)
-    for k in tl.static_range(K):
-        tl.store(sums + volume * K + k, totals[k])
-    if loss is not None:
-        tl.store(loss + volume, ratio_of(totals, numerator, denominator, REAL))
+        tl.store(sums + volume * K + k, tl.sum(total, 0).to(REAL))
+
+
+class Weights(NamedTuple):
+    """∂L/∂S of channel 0 of a batch element, if it were summed; and the first channel that is."""
+
+    data: Any
+    first_channel: Any
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -225,10 +263,9 @@ def geo_sums_bwd_kernel(
     input,  # `View` s of [N, C, D, H, W]
     target,
     mask,
-    map,
+    maps,  # as in `Volume`
     ignore_index,
-    inverse_spacing,
-    inverse_spacing_squared,
+    scales,
     grad_sums,  # [N, C', K]
     grad_input,
     C,
@@ -258,94 +295,114 @@ def geo_sums_bwd_kernel(
         input=input,
         target=target,
         mask=mask,
-        map=map,
+        maps=maps,
         ignore_index=ignore_index,
-        inverse_spacing=per_axis(inverse_spacing, P.real),
-        inverse_spacing_squared=per_axis(inverse_spacing_squared, P.real),
+        scales=per_axis(scales, P.real),
     )
-    weights = (
-        grad_sums + (volume.n * (C - first_channel) - first_channel) * K
-    )  # of channel 0, if it were summed
+    weights = Weights(
+        data=grad_sums + (volume.n * (C - first_channel) - first_channel) * K, first_channel=first_channel
+    )
     block = program // channels % blocks
     first = tile_of(P, block, program % channels, H, W, planes, tiles_y, tiles_x, BLOCK_Y, BLOCK_X)
     end = tl.minimum(first.z + planes, D)
     if P.activation == "softmax":
         for z in range(first.z, end):
-            write_softmax_gradient(P, volume, in_plane(first, z), weights, first_channel, K, grad_input)
+            write_softmax_gradient(P, volume, in_plane(first, z), weights, K, grad_input)
     else:
         kept = first_samples(P, volume, first)
         for z in range(first.z, end):
             place = in_plane(first, z)
-            samples = next_samples(P, volume, place, kept)
+            samples = next_samples(P, volume, place, kept, ())
             kept = kept_samples(P, samples)
-            gradient = gradient_at(P, volume, place, samples, weights, first_channel, K)
+            gradient = gradient_at(P, volume, place, samples, weights, K)
             store(grad_input, volume, place, gradient)
 
 
 @triton.jit
-def gradient_at(P: tl.constexpr, volume, place, samples, weights, first_channel, K: tl.constexpr):
+def gradient_at(P: tl.constexpr, volume, place, samples, weights, K: tl.constexpr):
     """Without a softmax."""
-    of_prediction = weighted_slopes(P, False, volume, place, samples, weights, first_channel, K)
-    if P.activation == "none":
-        return of_prediction
+    gradient = weighted_slopes(P, "prediction", volume, place, samples, weights, K)
+    if P.activation == "none" and not (P.log_prediction or P.log_complement):
+        return gradient
     else:
         s = field_at(P, "prediction", HERE, samples)
-        of_logit = weighted_slopes(P, True, volume, place, samples, weights, first_channel, K)
-        return of_prediction * (s * (1 - s)) + of_logit
+        if P.activation == "sigmoid":
+            gradient *= s * (1 - s)
+        if P.log_prediction:
+            slope = weighted_slopes(P, "log_prediction", volume, place, samples, weights, K)
+            gradient += slope * log_prediction_slope(P, s)
+        if P.log_complement:
+            slope = weighted_slopes(P, "log_complement", volume, place, samples, weights, K)
+            gradient += slope * log_complement_slope(P, s)
+        return gradient
+
+
+class SoftmaxSlope(NamedTuple):
+    """Of a channel: s, q, and b s where it is the one of the largest logit."""
+
+    prediction: Any
+    q: Any
+    of_largest: Any
 
 
 @triton.jit
-def write_softmax_gradient(
-    P: tl.constexpr, volume, plane, weights, first_channel, K: tl.constexpr, grad_input
-):
-    """∂s_i/∂z_j = s_i (δ_ij - s_j)."""
+def softmax_slope(P: tl.constexpr, volume, place, normalisers, others, weights, K: tl.constexpr):
+    samples = all_samples(P, volume, place, normalisers)
+    s = prediction_at(P, volume, place, normalisers[index_of(P.normalised, HERE)])
+    q = s * weighted_slopes(P, "prediction", volume, place, samples, weights, K)
+    of_largest = tl.zeros_like(s)
+    if P.log_prediction:
+        q += weighted_slopes(P, "log_prediction", volume, place, samples, weights, K)
+    if P.log_complement:
+        slope = s * weighted_slopes(P, "log_complement", volume, place, samples, weights, K)
+        is_largest = others.left_out == place.c
+        q -= tl.where(is_largest, 0, slope / (1 - s))
+        of_largest = tl.where(is_largest, slope, 0)
+    return SoftmaxSlope(prediction=s, q=q, of_largest=of_largest)
+
+
+@triton.jit
+def write_softmax_gradient(P: tl.constexpr, volume, plane, weights, K: tl.constexpr, grad_input):
+    """Of all channels."""
     normalisers = softmax_normalisers(P, volume, plane)
-    normaliser = normalisers[index_of(P.normalised, HERE)]
-    mean = tl.zeros_like(normaliser[0])
+    others = ()
+    if P.log_complement:
+        others = other_channels(P, volume, plane, normalisers[index_of(P.normalised, HERE)])
+    total = tl.zeros_like(plane.y + plane.x).to(P.real)
+    of_largest = total
     readable = plane.inside
     if P.masked:
         readable = plane.inside & False  # in no channel, so far
     for c in range(0, volume.C):
         place = in_channel(plane, c)
-        samples = all_samples(P, volume, place, normalisers)
-        slope = weighted_slopes(P, False, volume, place, samples, weights, first_channel, K)
-        mean += prediction_at(P, volume, place, normaliser) * slope
+        slope = softmax_slope(P, volume, place, normalisers, others, weights, K)
+        total += slope.q
+        of_largest += slope.of_largest
         if P.masked:
             readable = readable | valid_at(volume, place)
     for c in range(0, volume.C):
         place = in_channel(plane, c)
-        samples = all_samples(P, volume, place, normalisers)
-        slope = weighted_slopes(P, False, volume, place, samples, weights, first_channel, K)
-        gradient = prediction_at(P, volume, place, normaliser) * (slope - mean)
+        slope = softmax_slope(P, volume, place, normalisers, others, weights, K)
+        gradient = slope.q - slope.prediction * total
+        if P.log_complement:
+            gradient += of_largest * share_of_others(P, volume, place, others) - slope.of_largest
         store(grad_input, volume, place, tl.where(readable, gradient, 0))
 
 
 @triton.jit
 def weighted_slopes(
-    P: tl.constexpr,
-    FROM_LOGIT: tl.constexpr,
-    volume,
-    place,
-    samples,
-    weights,
-    first_channel,
-    K: tl.constexpr,
+    P: tl.constexpr, VARIABLE: tl.constexpr, volume, place, samples, weights, K: tl.constexpr
 ):
-    """Σ_k weight_k · slope_k over the terms that start from the logit, or over the others."""
-    summed = place.c >= first_channel
+    """Σ_k weight_k · slope_k over the columns whose slope is with respect to the variable."""
+    summed = place.c >= weights.first_channel
     total = tl.zeros_like(place.y + place.x).to(P.real)
-    for k in tl.static_range(len(P.terms)):
-        if starts_from_logit(P.terms[k]) == FROM_LOGIT:
-            weight = tl.load(weights + place.c * K + P.columns[k], mask=summed, other=0)
-            total += weight * slope_of(P, tl.constexpr(P.terms[k]), volume, place, samples)
+    for k in tl.static_range(len(P.columns)):
+        if P.columns[k].variable == VARIABLE:
+            weight = tl.load(weights.data + place.c * K + P.columns[k].place, mask=summed, other=0)
+            total += weight * slope_of(P, P.columns[k], volume, place, samples)
     if P.masked:
         total = tl.where(field_at(P, "valid", HERE, samples), total, 0)
     return tl.where(summed, total, 0)
-
-
-@triton.constexpr_function
-def starts_from_logit(term: tuple) -> bool:
-    return term[-1].endswith("_logit")
 
 
 @triton.jit
@@ -355,22 +412,9 @@ def store(view, volume, place, value):
 
 def geo_sums(a: Arguments) -> Tensor:
     """Sums [N, C', K]."""
-    return _loss_and_sums(a, (), ())[1]
-
-
-def geo_loss(a: Arguments, numerator: Sequence[float], denominator: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """`geo_ratio` of the sums, [N, C'], and the sums [N, C', K]: two launches."""
-    check_ratio((a.N, a.summed, len(a.terms)), numerator, denominator)
-    rows = (rows_of(weights, len(a.terms)) for weights in (numerator, denominator))
-    return _loss_and_sums(a, *rows)
-
-
-def _loss_and_sums(a: Arguments, numerator: Rows, denominator: Rows) -> tuple[Tensor, Tensor]:
-    """Without rows the loss stays unwritten."""
-    sums = a.input.new_empty((a.N, a.summed, len(a.terms)), dtype=a.dtype)
-    loss = a.input.new_empty((a.N, a.summed), dtype=a.dtype)
+    sums = a.input.new_empty((a.N, a.summed, a.K), dtype=a.dtype)
     if a.input.numel() == 0:
-        return loss, sums
+        return sums
     plan = a.forward_plan()
     tiling = launch.tiling(a, plan)
     partial = a.input.new_empty((*sums.shape, tiling.blocks), dtype=a.dtype)
@@ -393,15 +437,12 @@ def _loss_and_sums(a: Arguments, numerator: Rows, denominator: Rows) -> tuple[Te
         a.input,
         partial,
         sums,
-        loss if numerator else None,
-        numerator,
-        denominator,
         tiling.blocks,
-        K=len(a.terms),
+        K=a.K,
         REAL=real_of(a.dtype),
         BLOCK=launch.REDUCE_BLOCK,
     )
-    return loss, sums
+    return sums
 
 
 def geo_sums_backward(grad_sums: Tensor, a: Arguments) -> Tensor:
@@ -423,7 +464,7 @@ def geo_sums_backward(grad_sums: Tensor, a: Arguments) -> Tensor:
         grad_view,
         *a.sizes(),
         *tiling.sizes(),
-        K=len(a.terms),
+        K=a.K,
         P=plan,
         BLOCK_Y=tiling.block_y,
         BLOCK_X=tiling.block_x,

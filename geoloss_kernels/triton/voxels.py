@@ -29,7 +29,11 @@ class View(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """What geo_sums works on, of batch element ``n``; mask, map and ignore_index are None where not given."""
+    """What geo_sums works on, of batch element ``n``; mask and ignore_index are None where not given.
+
+    ``maps`` are `View` s, None those that no column reads; ``scales`` one `PerAxis` for each that differs:
+    1/h of first-order columns, 1/h² of second-order ones.
+    """
 
     n: Any
     C: Any
@@ -39,10 +43,9 @@ class Volume(NamedTuple):
     input: Any
     target: Any
     mask: Any
-    map: Any
+    maps: Any
     ignore_index: Any
-    inverse_spacing: Any
-    inverse_spacing_squared: Any
+    scales: Any
 
 
 class Place(NamedTuple):
@@ -189,26 +192,34 @@ def in_channel(place, c):
     return Place(c=tl.cast(c, tl.int64), z=place.z, y=place.y, x=place.x, inside=place.inside)
 
 
+class Normaliser(NamedTuple):
+    """Of a voxel's softmax."""
+
+    largest: Any
+    """logit m"""
+    total: Any
+    """Σ_c exp(z_c - m)"""
+
+
 @triton.jit
 def softmax_normaliser(P: tl.constexpr, volume, place):
-    """The largest logit of each voxel, and Σ_c exp(logit - largest)."""
     largest = logit_at(P, volume, in_channel(place, 0))
     for c in range(1, volume.C):
         largest = maximum(largest, logit_at(P, volume, in_channel(place, c)))
     total = tl.zeros_like(largest)
     for c in range(0, volume.C):
         total += tl.exp(logit_at(P, volume, in_channel(place, c)) - largest)
-    return largest, total
+    return Normaliser(largest=largest, total=total)
 
 
 @triton.jit
 def softmax(logit, normaliser):
-    return tl.exp(logit - normaliser[0]) / normaliser[1]
+    return tl.exp(logit - normaliser.largest) / normaliser.total
 
 
 @triton.jit
 def softmax_normalisers(P: tl.constexpr, volume, place):
-    """`softmax_normaliser` at each offset of P.normalised, for all channels to use."""
+    """`softmax_normaliser` at each offset of P.normalised, for all samples to use."""
     normalisers = ()
     for i in tl.static_range(len(P.normalised)):
         there = moved(volume, place, tl.constexpr(P.normalised[i]))
@@ -264,7 +275,7 @@ def sample_field(
             if P.masked and FIELD != "valid":
                 ok = valid[index_of(P.valid, OFFSETS[i])]
             normaliser = ()
-            if len(normalisers) > 0 and FIELD != "valid" and FIELD != "target":
+            if len(normalisers) > 0 and index_of(P.normalised, OFFSETS[i]) >= 0:
                 normaliser = normalisers[index_of(P.normalised, OFFSETS[i])]
             samples = samples + (sample(P, FIELD, volume, there, ok, normaliser),)
     return samples
@@ -295,14 +306,14 @@ def all_samples(P: tl.constexpr, volume, place, normalisers):
 
 
 @triton.jit
-def next_samples(P: tl.constexpr, volume, place, kept):
+def next_samples(P: tl.constexpr, volume, place, kept, normalisers):
     """All samples of a plane, given those that `kept_samples` kept of the plane before."""
     valid = sample_field(P, "valid", "rest", volume, place, kept.valid, (), ())
     return Samples(
         valid=valid,
-        prediction=sample_field(P, "prediction", "rest", volume, place, kept.prediction, valid, ()),
-        target=sample_field(P, "target", "rest", volume, place, kept.target, valid, ()),
-        error=sample_field(P, "error", "rest", volume, place, kept.error, valid, ()),
+        prediction=sample_field(P, "prediction", "rest", volume, place, kept.prediction, valid, normalisers),
+        target=sample_field(P, "target", "rest", volume, place, kept.target, valid, normalisers),
+        error=sample_field(P, "error", "rest", volume, place, kept.error, valid, normalisers),
     )
 
 
