@@ -56,9 +56,7 @@ def register(namespace: str) -> Operators:
     for name in Overloads._fields:
         register_fake(f"{namespace}::{name}", _FAKES[name])
 
-    def geo_sums(
-        input: Tensor, target: Tensor, mask: OptionalTensor, maps: Maps, *options: Any
-    ) -> Tensor:
+    def geo_sums(input: Tensor, target: Tensor, mask: OptionalTensor, maps: Maps, *options: Any) -> Tensor:
         return differentiable(_GeoSums, overloads, options, input, target, mask, *maps)
 
     def geo_ratio(sums: Tensor, channel_weights: OptionalTensor, *options: Any) -> Tensor:
@@ -190,8 +188,16 @@ class _Derivative(Function):
                 return output
 
             backward = cls.backward
+            jvp = cls.jvp
 
         cls.eager = Eager
+
+    @staticmethod
+    def jvp(ctx: Context, *tangents: Any) -> None:
+        raise RuntimeError(
+            "the fused losses have no forward derivative; use geoloss_kernels.use_backend("
+            '"reference") for dual numbers and torch.func.jvp'
+        )
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Any) -> None:
@@ -270,9 +276,7 @@ class _GeoLoss(_Derivative):
         *tensors, sums = ctx.saved_tensors
         slope = None
         if gradient is not None:
-            slope = backward_of(
-                _GeoLossBackward, ctx.overloads, ctx.options, gradient, sums, *tensors
-            )
+            slope = backward_of(_GeoLossBackward, ctx.overloads, ctx.options, gradient, sums, *tensors)
         return None, None, slope, *[None] * (len(tensors) - 1)
 
     @staticmethod

@@ -121,7 +121,7 @@ class LossCall:
         spacing: Sequence[float] | None,
         options: Options,
     ) -> LossCall:
-        """Check everything and resolve what depends on the shapes. ValueError or TypeError names the argument."""
+        """Check everything and resolve what depends on the shapes; an error names the argument."""
         input, target, mask = plain(input), plain(target), plain(mask)
         check_volumes("input", input)
         logits = input

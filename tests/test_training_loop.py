@@ -20,7 +20,7 @@ from geoloss_kernels.lesions.subjects.subject import Subject
 from geoloss_kernels.lesions.training import loop
 from geoloss_kernels.lesions.training.curves import draw_progress
 from geoloss_kernels.lesions.training.loop import TrainingResult, resume, steps_per_epoch, train
-from geoloss_kernels.lesions.training.named_losses import build_loss
+from geoloss_kernels.lesions.training.named_losses import LOSSES, build_loss
 from geoloss_kernels.lesions.training.network import NETWORKS, build_network
 from geoloss_kernels.lesions.training.run_folder import EpochRecord, RunFolder, load_checkpoint
 
@@ -422,7 +422,7 @@ def test_step_that_does_not_fit_into_memory_is_an_error_before_the_run(
         def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setitem(LOSSES, "dice", lambda *weight, **reduction: Greedy())
+    monkeypatch.setattr(loop, "build_loss", lambda *names, **options: Greedy())
     with pytest.raises(
         InputError, match=r"batch_size, patch_size: .* memory of cpu, got \(2, 3, 16, 16, 16\)"
     ):
@@ -460,7 +460,7 @@ def test_not_a_number_stops_the_run(
         def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return (logits * float("nan")).mean()
 
-    monkeypatch.setitem(LOSSES, "dice", lambda *weight, **reduction: NotANumber())
+    monkeypatch.setattr(loop, "build_loss", lambda *names, **options: NotANumber())
     with pytest.raises(FloatingPointError, match="training loss is nan in epoch 1"):
         train(tiny_config(loss="dice"), subjects, tmp_path / "run", log=quiet)
     assert not (tmp_path / "run" / "last.pt").exists()
