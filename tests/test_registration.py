@@ -246,35 +246,38 @@ class TestFakeTensors:
             None,
             include_background,
         )
-        operators, shape, labels = library(backend), (2, 3, 4, 5), (2, 1, 4, 5)
-        expected = reference.geo_sums(
-            torch.zeros(shape, dtype=dtype), torch.zeros(labels), None, [torch.zeros(labels)], *options
-        )
+        operators = library(backend)
+        x, g = torch.zeros(2, 3, 4, 5, dtype=dtype), torch.zeros(2, 1, 4, 5)
+        real = Arguments(x, g, None, [g], *options)
+        expected = reference.geo_sums(*real)
+        ratios = [
+            reference.geo_ratio(expected, *self.without_class_weights(ratio))
+            for ratio in ratio_arguments(real)
+        ]
         with FakeTensorMode():
-            x, g = torch.empty(shape, dtype=dtype, device=device), torch.empty(labels, device=device)
+            x, g = (torch.empty(each.shape, dtype=each.dtype, device=device) for each in (x, g))
             arguments = Arguments(x, g, None, [g], *options)
             sums = operators.geo_sums(*arguments)
             slope = operators.geo_sums_backward(sums, *arguments)
             for tensor, right in ((sums, expected), (slope, x)):
                 assert (tensor.shape, tensor.dtype, tensor.device) == (right.shape, right.dtype, x.device)
-            for ratio in ratio_arguments(arguments):
-                alone = reference.geo_ratio(expected, None, *self.without_class_weights(ratio))
+            for ratio, right in zip(ratio_arguments(arguments), ratios, strict=True):
                 given = loss_arguments(arguments, ratio)
                 loss, loss_sums = operators.geo_loss(*given)
                 of_sums = operators.geo_ratio(sums, *ratio)
                 slope = operators.geo_loss_backward(loss, sums, *given)
                 sums_slope = operators.geo_ratio_backward(loss, sums, *ratio)
                 for tensor in (loss, of_sums):
-                    assert (tensor.shape, tensor.dtype, tensor.device) == (alone.shape, alone.dtype, x.device)
+                    assert (tensor.shape, tensor.dtype, tensor.device) == (right.shape, right.dtype, x.device)
                 for tensor in (loss_sums, sums_slope):
                     assert (tensor.shape, tensor.dtype, tensor.device) == (sums.shape, sums.dtype, x.device)
                 assert (slope.shape, slope.dtype, slope.stride()) == (x.shape, x.dtype, x.stride())
 
     @staticmethod
-    def without_class_weights(ratio: Ratio) -> tuple[list[int], Any, int]:
+    def without_class_weights(ratio: Ratio) -> Ratio:
         """Which leave the shapes as they are."""
         fractions = [-1 if index % 4 > 1 else integer for index, integer in enumerate(ratio.fractions)]
-        return fractions, ratio.weights, ratio.reduction
+        return ratio._replace(channel_weights=None, fractions=fractions)
 
     def test_a_loss_on_meta_tensors(self, backend):
         x = torch.empty(2, 1, 4, 5, device="meta", requires_grad=True)
