@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from geoloss_kernels import backends, use_backend
-from geoloss_kernels.formulas import Formula
+from geoloss_kernels.call import ACTIVATIONS
+from geoloss_kernels.formulas import CallTraits, Formula
+from geoloss_kernels.passes import Geometry, passes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Arrays = tuple[int, int]
@@ -101,12 +103,14 @@ def of_operators(
         with use_backend(backend):
             backends.operators(input)  # loads the library
         operators = getattr(torch.ops, library)
-        dimensions = input.ndim - 2
-        arguments = (input, target, None, None, formula.terms, activation)
-        options = ([1.0] * dimensions, list(range(dimensions)), None, True)
+        traits = CallTraits(activation, input.shape[1], target.shape != input.shape, "mean")
+        (one_pass,) = passes(formula, traits, True, False, Geometry(input.ndim - 2, None))
+        encoded = one_pass.encoded
+        arguments = (input, target, None, [], encoded.terms, encoded.parameters)
+        options = (ACTIVATIONS.index(activation), None, True)
         sums = operators.geo_sums(*arguments, *options)
-        one = sums.new_full(sums.shape[:2], 1 / sums.shape[:2].numel())
-        grad_sums = operators.geo_ratio_backward(one, sums, formula.numerator, formula.denominator)
+        ratio = (None, one_pass.fractions, one_pass.weights, one_pass.reduction)
+        grad_sums = operators.geo_ratio_backward(sums.new_ones(()), sums, *ratio)
         return Steps(
             lambda: operators.geo_sums(*arguments, *options),
             lambda _: operators.geo_sums_backward(grad_sums, *arguments, *options),

@@ -1,7 +1,7 @@
 """One call of a loss, checked: its tensors and how they are to be read.
 
-`Options` are the keyword arguments that all losses share; with the tensors of a call they become a `LossCall`,
-which losses, distance maps and operators take what they need from.
+`Options` are the keyword arguments that all losses share; with the tensors of a call they become a
+`LossCall`, which losses, distance maps and operators take what they need from.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -89,7 +88,7 @@ def shared_options(a: Options, b: Options) -> Options:
 
 @dataclass(frozen=True)
 class LossCall:
-    """The tensors of a call of a loss, and how to read them. Of one spatial axis, they have a second of size 1.
+    """The tensors of a call of a loss, and how to read them; of one spatial axis, with a second of size 1.
 
     Attributes:
         input: [N, C, *spatial], before ``activation`` and after ``other_act``.
@@ -122,7 +121,7 @@ class LossCall:
         spacing: Sequence[float] | None,
         options: Options,
     ) -> LossCall:
-        """Check everything and resolve what depends on the shapes. ValueError or TypeError names the argument."""
+        """Check everything and resolve what depends on the shapes; an error names the argument."""
         input, target, mask = plain(input), plain(target), plain(mask)
         check_volumes("input", input)
         logits = input
@@ -163,7 +162,7 @@ class LossCall:
         """Of the arithmetic."""
         return torch.float64 if self.input.dtype == torch.float64 else torch.float32
 
-    @cached_property
+    @property
     def valid(self) -> Tensor | None:
         """The voxels that mask and ignore_index leave, [N, C, *spatial]; None if neither is given."""
         valid = None if self.mask is None else self.mask != 0
@@ -172,7 +171,7 @@ class LossCall:
             valid = kept if valid is None else valid & kept
         return None if valid is None else valid.expand_as(self.input)
 
-    @cached_property
+    @property
     def predicted_mask(self) -> Tensor:
         """s > 0.5, and False where a voxel is not valid."""
         s = self.input.detach().to(self.dtype)
@@ -182,7 +181,7 @@ class LossCall:
             s = s.softmax(1)
         return self._within_valid(s > 0.5)
 
-    @cached_property
+    @property
     def target_mask(self) -> Tensor:
         """g > 0.5, and False where a voxel is not valid."""
         if self.label_map:

@@ -60,18 +60,13 @@ class FormulaLoss(_Loss):
         self.options = Options(**options)
         super().__init__(reduction=self.options.reduction)
         self.formula = formula
-        self._buffer_of_weight: dict[int, str] = {}
-        for _, part in formula.parts:
-            for weight in part.class_weights():
-                self._register_class_weight(weight)
+        for number, weight in enumerate(self._class_weights()):
+            self.register_buffer(_buffer_name(number), weight)
 
-    def _register_class_weight(self, weight: Tensor) -> None:
-        if id(weight) in self._buffer_of_weight:
-            return
-        count = len(self._buffer_of_weight)
-        name = f"class_weight_{count}" if count else "class_weight"
-        self.register_buffer(name, weight)
-        self._buffer_of_weight[id(weight)] = name
+    def _class_weights(self) -> tuple[Tensor, ...]:
+        """Those of the formula, each once."""
+        weights = [weight for _, part in self.formula.parts for weight in part.class_weights()]
+        return tuple({id(weight): weight for weight in weights}.values())
 
     def forward(
         self,
@@ -81,13 +76,14 @@ class FormulaLoss(_Loss):
         spacing: Sequence[float] | None = None,
         distance_map: DistanceMaps = None,
     ) -> Tensor:
-        current_weight = self._current_weight if self._buffer_of_weight else None
+        current_weight = self._current_weight if self._buffers else None
         return evaluate(
             self.formula, self.options, input, target, mask, spacing, distance_map, current_weight
         )
 
     def _current_weight(self, weight: Tensor) -> Tensor:
-        buffer: Tensor = getattr(self, self._buffer_of_weight[id(weight)])
+        number = next(number for number, own in enumerate(self._class_weights()) if own is weight)
+        buffer: Tensor = getattr(self, _buffer_name(number))
         return buffer
 
     def __add__(self, other: Any) -> FormulaLoss:
@@ -115,6 +111,11 @@ class FormulaLoss(_Loss):
     def extra_repr(self) -> str:
         changed = [f"{name}={value!r}" for name, value in self.options.changed().items()]
         return ", ".join([repr(self.formula), *changed])
+
+
+def _buffer_name(number: int) -> str:
+    """Of a loss's class weights."""
+    return f"class_weight_{number}" if number else "class_weight"
 
 
 def _composed(formula: Formula, options: Options) -> FormulaLoss:
@@ -176,9 +177,16 @@ def _signature(
         **defaults,
     }
     kinds = inspect.Parameter
-    ordered = [(name, kinds.POSITIONAL_OR_KEYWORD) for name in positional]
-    ordered += [(name, kinds.KEYWORD_ONLY) for name in known if name not in positional]
-    return inspect.Signature([kinds(name, kind, default=known[name]) for name, kind in ordered])
+    return inspect.Signature(
+        [
+            *(kinds(name, kinds.POSITIONAL_OR_KEYWORD, default=known[name]) for name in positional),
+            *(
+                kinds(name, kinds.KEYWORD_ONLY, default=default)
+                for name, default in known.items()
+                if name not in positional
+            ),
+        ]
+    )
 
 
 class BCELoss(NamedLoss, formula=formulas.bce, positional=f"{_SHORT} reduction"):
@@ -263,7 +271,7 @@ class LogHausdorffDTLoss(
 
     def _check_is_sum(self) -> None:
         raise TypeError(
-            "LogHausdorffDTLoss is the logarithm of a loss and no sum of ratios: add up its result, not the loss"
+            "LogHausdorffDTLoss is the logarithm of a loss, not a sum of ratios: add up the results"
         )
 
 
@@ -299,15 +307,11 @@ def _part(part: type[formulas.Part], given: dict[str, Any]) -> formulas.Part:
     return part(**{name: given[name] for name in inspect.signature(part).parameters})
 
 
-class DiceFOGLoss(
-    NamedLoss, formula=_dice_and("lambda_fog", formulas.fog), positional=f"{_SHORT} reduction"
-):
+class DiceFOGLoss(NamedLoss, formula=_dice_and("lambda_fog", formulas.fog), positional=f"{_SHORT} reduction"):
     """λ_dice Dice + λ_fog FOG in one pass; with both λ = 1, the paper's best."""
 
 
-class DiceSOGLoss(
-    NamedLoss, formula=_dice_and("lambda_sog", formulas.sog), positional=f"{_SHORT} reduction"
-):
+class DiceSOGLoss(NamedLoss, formula=_dice_and("lambda_sog", formulas.sog), positional=f"{_SHORT} reduction"):
     """λ_dice Dice + λ_sog SOG in one pass."""
 
 
