@@ -157,8 +157,30 @@ def differentiable(function: type[_Derivative], *arguments: Any) -> Any:
         return function.eager.apply(*arguments)
     except RuntimeError as error:
         if "setup_context" not in str(error):
-            raise
-    return function.apply(*arguments)
+            raise _in_own_words(error) from None
+    try:
+        return function.apply(*arguments)
+    except RuntimeError as error:
+        raise _in_own_words(error) from None
+
+
+_REFUSALS = {
+    "implement the jvp function": (
+        "the fused losses have no forward derivative; differentiate backward, or use "
+        'geoloss_kernels.use_backend("reference")'
+    ),
+    "Batching rule not implemented": (
+        "the fused losses have no derivative for is_grads_batched and vectorize=True; use torch.func.jacrev"
+    ),
+}
+"""What torch says of a transform that the operators cannot take part in, and what we say."""
+
+
+def _in_own_words(error: RuntimeError) -> RuntimeError:
+    for theirs, ours in _REFUSALS.items():
+        if theirs in str(error):
+            return RuntimeError(ours)
+    return error
 
 
 def backward_of(function: type[_Backward], *arguments: Any) -> Tensor:
@@ -188,16 +210,8 @@ class _Derivative(Function):
                 return output
 
             backward = cls.backward
-            jvp = cls.jvp
 
         cls.eager = Eager
-
-    @staticmethod
-    def jvp(ctx: Context, *tangents: Any) -> None:
-        raise RuntimeError(
-            "the fused losses have no forward derivative; use geoloss_kernels.use_backend("
-            '"reference") for dual numbers and torch.func.jvp'
-        )
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Any) -> None:

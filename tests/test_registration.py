@@ -196,16 +196,20 @@ class TestFunctionTransforms:
 
     @pytest.mark.parametrize("batch", [False, True])
     def test_gradients_of_every_value_at_once(self, backend, batch):
-        """Vectorised, the backward operators are called under vmap."""
+        """The backward operators are called under vmap."""
         logits, target = volumes(backend, 2, 3, 4, 5, dtype=torch.float64)
         loss = gk.DiceFOGLoss(sigmoid=True, reduction="none", batch=batch)
-
-        def jacobian(vectorize: bool) -> Any:
-            return torch.autograd.functional.jacobian(lambda x: loss(x, target), logits, vectorize=vectorize)
-
-        one_by_one = jacobian(vectorize=False)
-        assert torch.equal(jacobian(vectorize=True), one_by_one)
+        one_by_one = torch.autograd.functional.jacobian(lambda x: loss(x, target), logits)
+        assert torch.equal(torch.func.jacrev(loss)(logits.detach(), target), one_by_one)
         assert one_by_one.count_nonzero() > 0
+
+    def test_batched_gradients_of_the_old_kind_are_refused(self, backend):
+        logits, target = volumes(backend, 2, 3, 4, 5)
+        loss = gk.DiceFOGLoss(sigmoid=True, reduction="none")
+        with pytest.raises(
+            RuntimeError, match=r"no derivative for is_grads_batched .* use torch\.func\.jacrev"
+        ):
+            torch.autograd.functional.jacobian(lambda x: loss(x, target), logits, vectorize=True)
 
     @pytest.mark.parametrize("in_dims", [(0, None), (None, 0), (2, 2), (1, 0)], ids=str)
     def test_vmap_over_other_dimensions(self, backend, in_dims):
