@@ -1,9 +1,10 @@
 """geo_ratio in Triton: Eq. 1 on the sums S [N, C, K] of volumes, and its slope.
 
-The twin of csrc/geo_ratio.h. The loss is a sum of fractions (n · S + n_0) / (d · S + d_0), each taken of a group:
-a volume's channel; a channel, S summed over the batch (pooling "batch"); or everything, S summed over batch and
-channels ("all"). Class weights multiply a channel's fraction or, pooled over channels, the channel's share in
-numerator or denominator. A fraction 0 / 0 is 0 and has the slope 0: a volume without valid voxels adds nothing.
+The twin of csrc/geo_ratio.h. The loss is a sum of fractions (n · S + n_0) / (d · S + d_0), each taken of a
+group: a volume's channel; a channel, S summed over the batch (pooling "batch"); or everything, S summed over
+batch and channels ("all"). Class weights multiply a channel's fraction or, pooled over channels, the channel's
+share in numerator or denominator. A fraction 0 / 0 is 0 and has the slope 0: a volume without valid voxels adds
+nothing. A sum of weight 0 is left out, also if it is not finite.
 
     forward    one program, a lane for each group; a pooled group's lane goes through its volumes
     backward   a lane for each volume's channel, which takes the sums of its groups anew
@@ -172,9 +173,7 @@ def write_ratios(P: tl.constexpr, K: tl.constexpr, batch, result, BLOCK: tl.cons
 
 
 @triton.jit
-def reduced_ratio(
-    F: tl.constexpr, REDUCTION: tl.constexpr, K: tl.constexpr, batch, BLOCK: tl.constexpr
-):
+def reduced_ratio(F: tl.constexpr, REDUCTION: tl.constexpr, K: tl.constexpr, batch, BLOCK: tl.constexpr):
     """Sum or mean of a fraction over its groups; the mean of none is not a number."""
     count = group_count(F, batch)
     total = tl.zeros((BLOCK,), tl.float64)
@@ -289,9 +288,7 @@ def geo_ratio_bwd_kernel(
         tl.store(grad_sums + i * K + k, slopes[k].to(grad_sums.dtype.element_ty), mask=lanes.inside)
 
 
-def _batch_arguments(
-    sums: Tensor, channel_weights: Tensor | None, fractions: Fractions
-) -> tuple[Any, ...]:
+def _batch_arguments(sums: Tensor, channel_weights: Tensor | None, fractions: Fractions) -> tuple[Any, ...]:
     """The kernels' arguments of a `Batch`."""
     weights = None if channel_weights is None else channel_weights.detach().contiguous()
     return (sums.detach().contiguous(), weights, fractions.numbers, sums.shape[0], sums.shape[1])

@@ -40,6 +40,7 @@ from geoloss_kernels.triton.logarithms import (
     share_of_others,
 )
 from geoloss_kernels.triton.numbers import number, real_of
+from geoloss_kernels.triton.plan import CENTRE, Plan
 from geoloss_kernels.triton.stencil import PerAxis
 from geoloss_kernels.triton.stencil_terms import (
     HERE,
@@ -60,6 +61,7 @@ from geoloss_kernels.triton.voxels import (
     kept_samples,
     load,
     next_samples,
+    offsets_of,
     pointers,
     prediction_at,
     real,
@@ -102,6 +104,12 @@ class Logarithms(NamedTuple):
 
     prediction: Any
     complement: Any
+
+
+@triton.constexpr_function
+def offsets_of_logarithms(P: Plan) -> tuple:
+    """Where a logarithm is taken, with what the softmax there is normalised by."""
+    return (CENTRE,) if P.log_prediction or P.log_complement else ()
 
 
 @triton.jit
@@ -209,7 +217,7 @@ def geo_sums_fwd_kernel(
     kept = first_samples(P, volume, first)
     for z in range(first.z, tl.minimum(first.z + planes, D)):
         place = in_plane(first, z)
-        normalisers = softmax_normalisers(P, volume, place)
+        normalisers = softmax_normalisers(P, offsets_of_logarithms(P), volume, place)
         samples = next_samples(P, volume, place, kept, normalisers)
         kept = kept_samples(P, samples)
         sums = with_plane_added(P, volume, place, samples, normalisers, sums)
@@ -364,7 +372,7 @@ def softmax_slope(P: tl.constexpr, volume, place, normalisers, others, weights, 
 @triton.jit
 def write_softmax_gradient(P: tl.constexpr, volume, plane, weights, K: tl.constexpr, grad_input):
     """Of all channels."""
-    normalisers = softmax_normalisers(P, volume, plane)
+    normalisers = softmax_normalisers(P, offsets_of(P, "normalised"), volume, plane)
     others = ()
     if P.log_complement:
         others = other_channels(P, volume, plane, normalisers[index_of(P.normalised, HERE)])

@@ -1,9 +1,9 @@
 """log s and log(1 - s) of a voxel, their slopes, and the way of all slopes to the logits.
 
 The logarithms come from the logits z where there are any, so that they hold where s is 0 or 1 to rounding.
-Under a softmax, with m the largest logit, log s = z - m - log Σ exp(z - m). The complement of the channel a of
-the largest logit, 1 - s, may vanish to rounding while its logarithm is finite: it is the share of the other
-channels, Σ exp(z - m2) exp(m2 - m) / Σ exp(z - m), m2 the largest of them.
+Under a softmax, with m the largest logit, log s = z - m - log Σ exp(z - m). The complement of the channel a
+of the largest logit, 1 - s, may vanish to rounding while its logarithm is finite: it is the share of the
+other channels, Σ exp(z - m2) exp(m2 - m) / Σ exp(z - m), m2 the largest of them.
 
 Of a voxel's channel, p, h and b are the slopes with respect to s, log s and log(1 - s). The gradient is
     no activation   p + h / s - b / (1 - s), the divisors clamped

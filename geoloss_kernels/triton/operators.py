@@ -27,8 +27,7 @@ SUMS_ARGUMENTS = f"Tensor input, Tensor target, Tensor? mask, {SUMS_OPTIONS}"
 RATIO_OPTIONS = "int[] fractions, float[] weights, int reduction"
 RATIO_ARGUMENTS = f"Tensor sums, Tensor? channel_weights, {RATIO_OPTIONS}"
 LOSS_ARGUMENTS = (
-    "Tensor input, Tensor target, Tensor? mask, Tensor? channel_weights, "
-    f"{SUMS_OPTIONS}, {RATIO_OPTIONS}"
+    f"Tensor input, Tensor target, Tensor? mask, Tensor? channel_weights, {SUMS_OPTIONS}, {RATIO_OPTIONS}"
 )
 DISTANCE_ARGUMENTS = "Tensor mask, float[] spacing, int side, float without_boundary, ScalarType dtype"
 
@@ -52,9 +51,7 @@ def split(
     input: Tensor, target: Tensor, mask: Tensor | None, channel_weights: Tensor | None, *options: Any
 ) -> LossArguments:
     """The arguments of geo_loss."""
-    return LossArguments(
-        Arguments(input, target, mask, *options[:-3]), (channel_weights, *options[-3:])
-    )
+    return LossArguments(Arguments(input, target, mask, *options[:-3]), (channel_weights, *options[-3:]))
 
 
 def geo_loss(*arguments: Any) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from geoloss_kernels.terms import TERM_KINDS, TermKind
@@ -82,7 +82,7 @@ class Plan:
         log_prediction, log_complement: whether a column starts from log s, or log(1 - s).
         dimensions: along z, y, x, whether the volume extends.
         valid, prediction, target, error: the offsets at which each field is sampled.
-        normalised: those at which a softmax is computed for all samples to use.
+        normalised: those at which a softmax is computed.
     """
 
     columns: tuple[Column, ...]
@@ -107,10 +107,7 @@ def forward_plan(columns: tuple[Column, ...], **options: Any) -> Plan:
     reads = _Reads(options["dimensions"])
     for column in columns:
         reads.add_value(column)
-    plan = reads.plan(columns, **options)
-    if options["activation"] == "softmax" and (plan.log_prediction or plan.log_complement):
-        return replace(plan, normalised=(CENTRE,))
-    return plan
+    return reads.plan(columns, **options)
 
 
 @functools.lru_cache(maxsize=256)
@@ -122,10 +119,7 @@ def backward_plan(columns: tuple[Column, ...], **options: Any) -> Plan:
         reads.add_slope(column)
     if options["activation"] != "none":
         reads.add_centre()  # the slope of the activation is one of the prediction
-    plan = reads.plan(sloping, **options)
-    if options["activation"] == "softmax":
-        return replace(plan, normalised=_ordered({*plan.prediction, *plan.error}))
-    return plan
+    return reads.plan(sloping, **options)
 
 
 class _Reads:
@@ -178,7 +172,7 @@ class _Reads:
             prediction=prediction,
             target=target,
             error=error,
-            normalised=(),
+            normalised=_ordered({*prediction, *error}) if options["activation"] == "softmax" else (),
             **options,
         )
 

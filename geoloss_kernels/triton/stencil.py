@@ -1,8 +1,8 @@
 """The geometric part Θ·Ψ(φs, φg) of the formula: difference operators φ, norms Ψ, and their adjoints.
 
 The twins of csrc/stencil.h. A `Neighbourhood` holds a field at a voxel and at its six face neighbours,
-clamped at the border. Differences are 0 along the axes that a column of the sums leaves out. Where P.masked, a
-`Neighbourhood` of truth values tells which voxels are valid.
+clamped at the border. Differences are 0 along the axes that a column of the sums leaves out. Where P.masked,
+a `Neighbourhood` of truth values tells which voxels are valid.
 """
 
 from __future__ import annotations

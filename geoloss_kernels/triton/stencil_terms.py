@@ -90,9 +90,7 @@ def gathered(OPERATOR: tl.constexpr, previous, here, next, first, last):
 
 
 @triton.jit
-def transform(
-    P: tl.constexpr, COLUMN: tl.constexpr, FIELD: tl.constexpr, AT: tl.constexpr, volume, samples
-):
+def transform(P: tl.constexpr, COLUMN: tl.constexpr, FIELD: tl.constexpr, AT: tl.constexpr, volume, samples):
     """Δ of a field at the offset AT."""
     u = neighbourhood(P, FIELD, AT, samples)
     return laplacian(P, u, validity(P, AT, samples, u), volume.scales[COLUMN.scale])

@@ -218,12 +218,15 @@ def softmax(logit, normaliser):
 
 
 @triton.jit
-def softmax_normalisers(P: tl.constexpr, volume, place):
-    """`softmax_normaliser` at each offset of P.normalised, for all samples to use."""
+def softmax_normalisers(P: tl.constexpr, WANTED: tl.constexpr, volume, place):
+    """For each offset of P.normalised `softmax_normaliser`, or () if it is not wanted."""
     normalisers = ()
     for i in tl.static_range(len(P.normalised)):
-        there = moved(volume, place, tl.constexpr(P.normalised[i]))
-        normalisers = normalisers + (softmax_normaliser(P, volume, there),)
+        if index_of(WANTED, P.normalised[i]) >= 0:
+            there = moved(volume, place, tl.constexpr(P.normalised[i]))
+            normalisers = normalisers + (softmax_normaliser(P, volume, there),)
+        else:
+            normalisers = normalisers + ((),)
     return normalisers
 
 
@@ -261,7 +264,7 @@ def sample_field(
 ):
     """A field at "all" of its offsets, at those "carried", or at all with the carried ones kept: "rest".
 
-    ``valid`` is sampled at P.valid, ``normalisers`` at P.normalised or nowhere.
+    ``valid`` is sampled at P.valid, ``normalisers`` as `softmax_normalisers` gives them, or nowhere.
     """
     OFFSETS: tl.constexpr = wanted_offsets(P, FIELD, WANTED)
     KEPT: tl.constexpr = kept_offsets(P, FIELD, WANTED)
@@ -275,7 +278,7 @@ def sample_field(
             if P.masked and FIELD != "valid":
                 ok = valid[index_of(P.valid, OFFSETS[i])]
             normaliser = ()
-            if len(normalisers) > 0 and index_of(P.normalised, OFFSETS[i]) >= 0:
+            if len(normalisers) > 0 and FIELD != "valid" and FIELD != "target":
                 normaliser = normalisers[index_of(P.normalised, OFFSETS[i])]
             samples = samples + (sample(P, FIELD, volume, there, ok, normaliser),)
     return samples
