@@ -2,9 +2,9 @@
 
 The twin of csrc/geo_ratio.h. The loss is a sum of fractions (n · S + n_0) / (d · S + d_0), each taken of a
 group: a volume's channel; a channel, S summed over the batch (pooling "batch"); or everything, S summed over
-batch and channels ("all"). Class weights multiply a channel's fraction or, pooled over channels, the channel's
-share in numerator or denominator. A fraction 0 / 0 is 0 and has the slope 0: a volume without valid voxels adds
-nothing. A sum of weight 0 is left out, also if it is not finite.
+batch and channels ("all"). Class weights multiply a channel's fraction or, pooled over channels, the
+channel's share in numerator or denominator. A fraction 0 / 0 is 0 and has the slope 0: a volume without valid
+voxels adds nothing. A sum of weight 0 is left out, also if it is not finite.
 
     forward    one program, a lane for each group; a pooled group's lane goes through its volumes
     backward   a lane for each volume's channel, which takes the sums of its groups anew

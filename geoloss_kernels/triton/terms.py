@@ -2,8 +2,8 @@
 
 The twins of csrc/terms.h. A term is a pair of functions of a `Voxel`: its name, the value that one voxel adds
 to the sum; with the suffix _slope, d value / d variable, the variable being log s or log(1 - s) for a term
-that starts from that, else s. A term that does not depend on the prediction has no slope. To add a term, write
-its functions and name them in `term_value` and `term_slope`.
+that starts from that, else s. A term that does not depend on the prediction has no slope. To add a term,
+write its functions and name them in `term_value` and `term_slope`.
 """
 
 from __future__ import annotations
