@@ -13,7 +13,7 @@ before. Neighbours are clamped to the volume by their index, so that they need n
 
 Each element of the gradient is written once, and sums are added in a fixed order: the same bits in every
 run. Under a softmax, a program of the backward pass has all channels. It normalises each sampled voxel once,
-goes through the channels for Σ_c q_c of `logarithms.py`, and once more to write the gradient.
+goes through the channels for Σ_c q_c of `gradient.py`, and once more to write the gradient.
 
 Forward moves input + target, backward input + target + gradient; the planes next to a block are read twice,
 the second time mostly from cache. Rows that are aligned and contiguous are read and written 16 bytes at a
@@ -22,8 +22,6 @@ time, except for neighbours along x. Half precision is widened on loading and ro
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -31,42 +29,19 @@ from torch import Tensor
 
 from geoloss_kernels.triton import launch
 from geoloss_kernels.triton.arguments import Arguments, view_of
-from geoloss_kernels.triton.logarithms import (
-    log_complement,
-    log_complement_slope,
-    log_prediction,
-    log_prediction_slope,
-    other_channels,
-    share_of_others,
-)
+from geoloss_kernels.triton.gradient import Weights, gradient_at, store, write_softmax_gradient
 from geoloss_kernels.triton.numbers import number, real_of
-from geoloss_kernels.triton.plan import CENTRE, Plan
 from geoloss_kernels.triton.stencil import PerAxis
-from geoloss_kernels.triton.stencil_terms import (
-    HERE,
-    first_order,
-    first_order_slope,
-    second_order,
-    second_order_slope,
-)
-from geoloss_kernels.triton.terms import Voxel, term_slope, term_value
+from geoloss_kernels.triton.stencil_terms import HERE
+from geoloss_kernels.triton.values import offsets_of_logarithms, value_of
 from geoloss_kernels.triton.voxels import (
     Place,
     Volume,
-    all_samples,
     field_at,
     first_samples,
-    in_channel,
-    index_of,
     kept_samples,
-    load,
     next_samples,
-    offsets_of,
-    pointers,
-    prediction_at,
-    real,
     softmax_normalisers,
-    valid_at,
 )
 
 # What differs from call to call makes no kernel of its own. W does: it tells whether rows are whole vectors.
@@ -97,76 +72,6 @@ def tile_of(
 @triton.jit
 def in_plane(place, z):
     return Place(c=place.c, z=z, y=place.y, x=place.x, inside=place.inside)
-
-
-class Logarithms(NamedTuple):
-    """log s and log(1 - s); the prediction in place of the one that the column does not start from."""
-
-    prediction: Any
-    complement: Any
-
-
-@triton.constexpr_function
-def offsets_of_logarithms(P: Plan) -> tuple:
-    """Where a logarithm is taken, with what the softmax there is normalised by."""
-    return (CENTRE,) if P.log_prediction or P.log_complement else ()
-
-
-@triton.jit
-def logarithms_at(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, s, normalisers):
-    """What a column starts from."""
-    of_prediction = s
-    of_complement = s
-    normaliser = ()
-    if len(normalisers) > 0:
-        normaliser = normalisers[index_of(P.normalised, HERE)]
-    if COLUMN.variable == "log_prediction":
-        of_prediction = log_prediction(P, volume, place, s, normaliser)
-    if COLUMN.variable == "log_complement":
-        of_complement = log_complement(P, volume, place, s, normaliser)
-    return Logarithms(prediction=of_prediction, complement=of_complement)
-
-
-@triton.jit
-def voxel_at(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, samples, logarithms):
-    """What a column's voxel-wise term sees."""
-    prediction = field_at(P, "prediction", HERE, samples)
-    map = prediction
-    if COLUMN.map is not None:
-        map = real(P, load(volume.maps[COLUMN.map], volume, place))
-    return Voxel(
-        prediction=prediction,
-        target=field_at(P, "target", HERE, samples),
-        log_prediction=logarithms.prediction,
-        log_complement=logarithms.complement,
-        map=map,
-    )
-
-
-@triton.jit
-def value_of(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, samples, normalisers):
-    """What a column adds up at each voxel of the tile."""
-    if COLUMN.stencil == "first_order":
-        return first_order(P, COLUMN, volume, samples)
-    elif COLUMN.stencil == "second_order":
-        return second_order(P, COLUMN, volume, samples)
-    else:
-        s = field_at(P, "prediction", HERE, samples)
-        logarithms = logarithms_at(P, COLUMN, volume, place, s, normalisers)
-        return term_value(COLUMN.name, voxel_at(P, COLUMN, volume, place, samples, logarithms))
-
-
-@triton.jit
-def slope_of(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, samples):
-    """∂ sum / ∂ the column's variable at each voxel of the tile; no slope asks for a logarithm."""
-    if COLUMN.stencil == "first_order":
-        return first_order_slope(P, COLUMN, volume, place, samples)
-    elif COLUMN.stencil == "second_order":
-        return second_order_slope(P, COLUMN, volume, place, samples)
-    else:
-        s = field_at(P, "prediction", HERE, samples)
-        unread = Logarithms(prediction=s, complement=s)
-        return term_slope(COLUMN.name, voxel_at(P, COLUMN, volume, place, samples, unread))
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -259,13 +164,6 @@ def add_partial_kernel(
         tl.store(sums + volume * K + k, tl.sum(total, 0).to(REAL))
 
 
-class Weights(NamedTuple):
-    """∂L/∂S of channel 0 of a batch element, if it were summed; and the first channel that is."""
-
-    data: Any
-    first_channel: Any
-
-
 @triton.jit(do_not_specialize=SIZES)
 def geo_sums_bwd_kernel(
     input,  # `View` s of [N, C, D, H, W]
@@ -324,98 +222,6 @@ def geo_sums_bwd_kernel(
             kept = kept_samples(P, samples)
             gradient = gradient_at(P, volume, place, samples, weights, K)
             store(grad_input, volume, place, gradient)
-
-
-@triton.jit
-def gradient_at(P: tl.constexpr, volume, place, samples, weights, K: tl.constexpr):
-    """Without a softmax."""
-    gradient = weighted_slopes(P, "prediction", volume, place, samples, weights, K)
-    if P.activation == "none" and not (P.log_prediction or P.log_complement):
-        return gradient
-    else:
-        s = field_at(P, "prediction", HERE, samples)
-        if P.activation == "sigmoid":
-            gradient *= s * (1 - s)
-        if P.log_prediction:
-            slope = weighted_slopes(P, "log_prediction", volume, place, samples, weights, K)
-            gradient += slope * log_prediction_slope(P, s)
-        if P.log_complement:
-            slope = weighted_slopes(P, "log_complement", volume, place, samples, weights, K)
-            gradient += slope * log_complement_slope(P, s)
-        return gradient
-
-
-class SoftmaxSlope(NamedTuple):
-    """Of a channel: s, q, and b s where it is the one of the largest logit."""
-
-    prediction: Any
-    q: Any
-    of_largest: Any
-
-
-@triton.jit
-def softmax_slope(P: tl.constexpr, volume, place, normalisers, others, weights, K: tl.constexpr):
-    samples = all_samples(P, volume, place, normalisers)
-    s = prediction_at(P, volume, place, normalisers[index_of(P.normalised, HERE)])
-    q = s * weighted_slopes(P, "prediction", volume, place, samples, weights, K)
-    of_largest = tl.zeros_like(s)
-    if P.log_prediction:
-        q += weighted_slopes(P, "log_prediction", volume, place, samples, weights, K)
-    if P.log_complement:
-        slope = s * weighted_slopes(P, "log_complement", volume, place, samples, weights, K)
-        is_largest = others.left_out == place.c
-        q -= tl.where(is_largest, 0, slope / (1 - s))
-        of_largest = tl.where(is_largest, slope, 0)
-    return SoftmaxSlope(prediction=s, q=q, of_largest=of_largest)
-
-
-@triton.jit
-def write_softmax_gradient(P: tl.constexpr, volume, plane, weights, K: tl.constexpr, grad_input):
-    """Of all channels."""
-    normalisers = softmax_normalisers(P, offsets_of(P, "normalised"), volume, plane)
-    others = ()
-    if P.log_complement:
-        others = other_channels(P, volume, plane, normalisers[index_of(P.normalised, HERE)])
-    total = tl.zeros_like(plane.y + plane.x).to(P.real)
-    of_largest = total
-    readable = plane.inside
-    if P.masked:
-        readable = plane.inside & False  # in no channel, so far
-    for c in range(0, volume.C):
-        place = in_channel(plane, c)
-        slope = softmax_slope(P, volume, place, normalisers, others, weights, K)
-        total += slope.q
-        of_largest += slope.of_largest
-        if P.masked:
-            readable = readable | valid_at(volume, place)
-    for c in range(0, volume.C):
-        place = in_channel(plane, c)
-        slope = softmax_slope(P, volume, place, normalisers, others, weights, K)
-        gradient = slope.q - slope.prediction * total
-        if P.log_complement:
-            gradient += of_largest * share_of_others(P, volume, place, others) - slope.of_largest
-        store(grad_input, volume, place, tl.where(readable, gradient, 0))
-
-
-@triton.jit
-def weighted_slopes(
-    P: tl.constexpr, VARIABLE: tl.constexpr, volume, place, samples, weights, K: tl.constexpr
-):
-    """Σ_k weight_k · slope_k over the columns whose slope is with respect to the variable."""
-    summed = place.c >= weights.first_channel
-    total = tl.zeros_like(place.y + place.x).to(P.real)
-    for k in tl.static_range(len(P.columns)):
-        if P.columns[k].variable == VARIABLE:
-            weight = tl.load(weights.data + place.c * K + P.columns[k].place, mask=summed, other=0)
-            total += weight * slope_of(P, P.columns[k], volume, place, samples)
-    if P.masked:
-        total = tl.where(field_at(P, "valid", HERE, samples), total, 0)
-    return tl.where(summed, total, 0)
-
-
-@triton.jit
-def store(view, volume, place, value):
-    tl.store(pointers(view, volume, place), value.to(view.data.dtype.element_ty), mask=place.inside)
 
 
 def geo_sums(a: Arguments) -> Tensor:

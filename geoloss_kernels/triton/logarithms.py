@@ -1,16 +1,9 @@
-"""log s and log(1 - s) of a voxel, their slopes, and the way of all slopes to the logits.
+"""log s and log(1 - s) of a voxel's channel.
 
-The logarithms come from the logits z where there are any, so that they hold where s is 0 or 1 to rounding.
-Under a softmax, with m the largest logit, log s = z - m - log Σ exp(z - m). The complement of the channel a
-of the largest logit, 1 - s, may vanish to rounding while its logarithm is finite: it is the share of the
-other channels, Σ exp(z - m2) exp(m2 - m) / Σ exp(z - m), m2 the largest of them.
-
-Of a voxel's channel, p, h and b are the slopes with respect to s, log s and log(1 - s). The gradient is
-    no activation   p + h / s - b / (1 - s), the divisors clamped
-    a sigmoid       p s (1 - s) + h (1 - s) - b s
-    a softmax       q_j - s_j Σ_c q_c with q_c = s_c p_c + h_c - b_c s_c / (1 - s_c)
-The last quotient is left out for the channel a: d log(1 - s_a) is s_a (t_j - δ_aj) dz_j with t_j the share of
-channel j among the others.
+They come from the logits z where there are any, so that they hold where s is 0 or 1 to rounding. Under a
+softmax, with m the largest logit, log s = z - m - log Σ exp(z - m). The complement of the channel a of the
+largest logit, 1 - s, may vanish to rounding while its logarithm is finite: it is the share of the other
+channels, Σ exp(z - m2) exp(m2 - m) / Σ exp(z - m), m2 the largest of them.
 """
 
 from __future__ import annotations
@@ -20,13 +13,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from geoloss_kernels.triton.terms import (
-    clamped_logarithm,
-    clamped_logarithm_slope,
-    logarithm_1p,
-    maximum,
-    softplus,
-)
+from geoloss_kernels.triton.terms import clamped_logarithm, logarithm_1p, maximum, softplus
 from geoloss_kernels.triton.voxels import in_channel, logit_at
 
 MINUS_INFINITY = tl.constexpr(float("-inf"))
@@ -91,21 +78,3 @@ def log_complement(P: tl.constexpr, volume, place, s, normaliser):
         distance = others.largest - normaliser.largest
         of_others = tl.log(others.total) + distance - tl.log(normaliser.total)
         return tl.where(others.left_out == place.c, of_others, logarithm_1p(-s))
-
-
-@triton.jit
-def log_prediction_slope(P: tl.constexpr, s):
-    """∂ log s / ∂ input, without a softmax."""
-    if P.activation == "none":
-        return clamped_logarithm_slope(s)
-    else:
-        return 1 - s
-
-
-@triton.jit
-def log_complement_slope(P: tl.constexpr, s):
-    """∂ log(1 - s) / ∂ input, without a softmax."""
-    if P.activation == "none":
-        return -clamped_logarithm_slope(1 - s)
-    else:
-        return -s
