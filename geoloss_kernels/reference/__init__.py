@@ -2,7 +2,7 @@
 
 from geoloss_kernels.reference import gamma, phi, psi, theta
 from geoloss_kernels.reference.geo import GEOLoss, geo_loss
-from geoloss_kernels.reference.losses import (
+from geoloss_kernels.reference.definitions import (
     bce_loss,
     boundary_loss,
     dice_boundary_loss,
