@@ -261,6 +261,18 @@ class TestDistances:
         with pytest.raises(ValueError, match=message):
             self.loss()(input, target, distance_map=[target] * count)
 
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            (1.0, "distance_map: expected a tensor or a sequence of them, got float"),
+            ([[1.0], [2.0]], "distance_map: expected a tensor, got list"),
+        ],
+    )
+    def test_what_is_no_map(self, given, message):
+        input, target = volumes("cpu", 2, labels=False)
+        with pytest.raises(TypeError, match=message):
+            self.loss()(input, target, distance_map=given)
+
     def test_a_map_of_another_shape_or_for_a_loss_without_distance(self):
         input, target = volumes("cpu", 2, labels=False)
         with pytest.raises(ValueError, match=r"distance_map: expected shape .* got \(2, 2, 3, 4, 1\)"):

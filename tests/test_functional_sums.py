@@ -17,13 +17,12 @@ from geoloss_kernels.terms import TERM_KINDS, Term
 SPACING = (0.5, 1.0, 3.0)
 EVERY_TERM = [VOXEL_TERMS, STENCIL_TERMS[::2], STENCIL_TERMS[1::2]]
 LABELS = {"softmax": True, "to_onehot_y": True}
-MAP = "the map"
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda sums: sums.sum(),
     "log-Dice": lambda sums: -((2 * sums[..., 3] + 1) / (sums[..., 1] + sums[..., 2] + 1)).log().mean(),
     "focal Tversky": lambda sums: (1 - sums[..., 3] / (sums[..., 1] + sums[..., 2])).pow(0.75).sum(),
     "over the batch": lambda sums: sums.sum(0).prod(-1).tanh().sum() + sums.max(),
-    "one entry": lambda sums: sums[1, 0, 3],
+    "one entry": lambda sums: sums[1, -1, 3],
 }
 
 
@@ -138,16 +137,19 @@ class TestErrors:
             (ValueError, r"terms: expected names of \(.*'count'.*\), got 'volume'", {"terms": ["volume"]}),
             (ValueError, r"terms: expected at least one name in a sequence, got \[\]", {"terms": []}),
             (ValueError, "terms: expected at least one name in a sequence, got 'count'", {"terms": "count"}),
-            (ValueError, r"map: expected a tensor for the terms map_\*, got None", {"terms": ["map_prediction"]}),
+            (ValueError, r"map: expected a tensor for the terms map_\*, got None",
+             {"terms": ["map_prediction"]}),
             (ValueError, r"map: expected shape .* got \(2, 3, 3, 4, 1\)", {"map": torch.ones(2, 3, 3, 4, 1)}),
             (TypeError, "map: expected a tensor, got list", {"map": [1.0]}),
             (TypeError, "input: expected a tensor, got list", {"input": [1.0]}),
             (ValueError, r"target: expected a label map .* got \(2, 3, 3, 4, 5\)", {"to_onehot_y": True}),
-            (ValueError, r"mask: expected shape .* got \(2, 2, 3, 4, 5\)", {"mask": torch.ones(2, 2, 3, 4, 5)}),
-            (ValueError, r"spacing: expected 3 positive finite numbers, got \(1.0, 1.0\)", {"spacing": (1, 1)}),
+            (ValueError, r"mask: expected shape .* got \(2, 2, 3, 4, 5\)",
+             {"mask": torch.ones(2, 2, 3, 4, 5)}),
+            (ValueError, r"spacing: expected 3 positive .*, got \(1.0, 1.0\)", {"spacing": (1, 1)}),
             (ValueError, r"axes: expected distinct numbers from 0 to 2, got \(3,\)",
              {"terms": [Term("first_order_central_l2", axes=3)]}),
-            (ValueError, "sigmoid, softmax, other_act: expected at most one", {"sigmoid": True, "softmax": True}),
+            (ValueError, "sigmoid, softmax, other_act: expected at most one",
+             {"sigmoid": True, "softmax": True}),
             (TypeError, "ignore_index: expected an integer or None, got 1.5", {"ignore_index": 1.5}),
         ],
     )  # fmt: skip

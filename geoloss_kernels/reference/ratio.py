@@ -22,7 +22,7 @@ def ratio_and_sums(
     maps: Sequence[Tensor],
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The operator `geo_loss`: `geo_ratio` of `geo_sums`, differentiable in ``input``, and the sums, as constants.
+    """The operator `geo_loss`: `geo_ratio` of `geo_sums`, differentiable, and the sums, as constants.
 
     ``options``: the remaining ones of `geo_sums`, then those of `geo_ratio`.
     """
