@@ -226,8 +226,12 @@ class TverskyLoss(
 ):
     """1 - (Σsg + nr) / (Σsg + α Σs(1-g) + β Σ(1-s)g + dr): MONAI's TverskyLoss.
 
-    ``reduction`` "none" gives [N, C, 1, ...] where MONAI's gives [N, C].
+    ``reduction`` "none" gives [N, C], as MONAI's does, and not [N, C, 1, ...].
     """
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Tensor:
+        loss = super().forward(*arguments, **keywords)
+        return loss.flatten(1) if self.options.reduction == "none" else loss
 
 
 class GeneralizedDiceLoss(

@@ -43,7 +43,9 @@ COMBINATIONS: dict[str, tuple[type[gk.FormulaLoss], Callable[..., Formula], dict
     ),
 }
 NAMED = {**PARTS, **COMBINATIONS}
-PAIRS = list(itertools.combinations_with_replacement(NAMED, 2))
+PAIRS = [
+    pytest.param(*pair, id=" + ".join(pair)) for pair in itertools.combinations_with_replacement(NAMED, 2)
+]
 POOLED = ("cross-entropy", "generalized dice", "dice + cross-entropy")
 """Without a value for each volume and channel."""
 
@@ -110,7 +112,7 @@ def passes_counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 class TestSums:
     @pytest.mark.parametrize("setting", SETTINGS)
-    @pytest.mark.parametrize(("first", "second"), PAIRS, ids=" + ".join)
+    @pytest.mark.parametrize(("first", "second"), PAIRS)
     def test_every_pair(self, backend, first, second, setting):
         """As losses, and as formulas under the same options."""
         channels, labels, options, call = SETTINGS[setting]
@@ -130,15 +132,16 @@ class TestSums:
         assert_equal(of_formulas(input, target, **context), of_losses(input, target, **context), input)
 
     @pytest.mark.parametrize(
-        ("first", "second"), [pair for pair in PAIRS if not set(pair) & set(POOLED)], ids=" + ".join
+        ("first", "second"), [pair for pair in PAIRS if not set(pair.values) & set(POOLED)]
     )
     def test_every_pair_without_reduction(self, backend, first, second):
         input, target = volumes(backend, 2, labels=False)
         shared = {"include_background": True, "sigmoid": True, "reduction": "none"}
         losses = [NAMED[name][0](**shared, **NAMED[name][2]) for name in (first, second)]
         together = (losses[0] + losses[1])(input, target)
+        alone = [loss(input, target).view(together.shape) for loss in losses]  # MONAI's Tversky is [N, C]
         assert together.shape == (2, 2, 1, 1, 1)
-        assert_close(together, losses[0](input, target) + losses[1](input, target), input)
+        assert_close(together, alone[0] + alone[1], input)
 
     @pytest.mark.parametrize("setting", SETTINGS)
     def test_everything_at_once(self, backend, setting):
@@ -260,6 +263,18 @@ class TestDistances:
         message = f"distance_map: expected 2, one for each distance of the loss, got {count}"
         with pytest.raises(ValueError, match=message):
             self.loss()(input, target, distance_map=[target] * count)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            (1.0, "distance_map: expected a tensor or a sequence of them, got float"),
+            ([[1.0], [2.0]], "distance_map: expected a tensor, got list"),
+        ],
+    )
+    def test_what_is_no_map(self, given, message):
+        input, target = volumes("cpu", 2, labels=False)
+        with pytest.raises(TypeError, match=message):
+            self.loss()(input, target, distance_map=given)
 
     def test_a_map_of_another_shape_or_for_a_loss_without_distance(self):
         input, target = volumes("cpu", 2, labels=False)
