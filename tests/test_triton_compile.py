@@ -73,6 +73,13 @@ def test_distance_transforms_are_compiled(kernels):
     assert not [kernel for kernel in passes if kernel["registers"] > REGISTERS["stencil"]]
 
 
+def test_ratios_are_compiled(kernels):
+    """Five of them forward and backward, their numbers in few registers for any pooling."""
+    ratios = [kernel for kernel in kernels if kernel["loss"] == "ratios"]
+    assert [kernel["dtype"] for kernel in ratios] == ["float32"] * 10 + ["float64"] * 10
+    assert not [kernel for kernel in ratios if kernel["registers"] > REGISTERS["stencil"]]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_voxel_wise_kernels_read_and_write_16_bytes_at_a_time(kernels, target, dtype):
     of_dice = {

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from geoloss_kernels import formulas
 from geoloss_kernels.call import ACTIVATIONS
 from geoloss_kernels.formulas import CallTraits, Formula
 from geoloss_kernels.passes import Geometry, Pass, passes
-from geoloss_kernels.triton import distance_transform, launch, operators
+from geoloss_kernels.triton import distance_transform, geo_ratio, launch, operators
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -49,6 +50,14 @@ LOSSES: dict[str, Formula] = {
     "dice + boundary": formulas.dice() + formulas.boundary(),
     "fog along two axes": formulas.fog(axes=0, spacing=(3.0, 1.0, 1.0)) + formulas.fog("l1", axes=(1, 2)),
 }
+RATIOS = (
+    ([0, 0, -1, -1, 0, 0, 0, -1], 0),
+    ([1, 2, 1, -1], 0),
+    ([2, 0, 0, 1], 0),
+    ([0, 0, 0, -1, 1, 2, 1, -1, 2, 0, 0, 1], 1),
+    ([2, 1, -1, 0, 1, 0, -1, -1], 2),
+)
+"""Fractions and reductions as geo_ratio takes them."""
 SIGNED = 2
 NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -127,6 +136,16 @@ def launch_distance_transform(dtype: torch.dtype) -> None:
     distance_transform.distance_transform_with_indices(mask, spacing, SIGNED, 0.0, torch.float32)
 
 
+def launch_ratios(dtype: torch.dtype) -> None:
+    """Each pooling and reduction, with class weights, forward and backward."""
+    sums, class_weights = torch.zeros((2, 3, 2), dtype=dtype), torch.ones((2, 3), dtype=dtype)
+    row = [1.0, 0.5, 1e-5]
+    for fractions, reduction in RATIOS:
+        options = (class_weights, fractions, row * (len(fractions) // 2), reduction)
+        ratio = geo_ratio.geo_ratio(sums, *options)
+        geo_ratio.geo_ratio_backward(ratio, sums, *options)
+
+
 def report(kernel: Any) -> dict[str, Any]:
     """Registers, spilled registers or bytes of stack, and how often each load and store occurs."""
     if "amdgcn" in kernel.asm:
@@ -171,18 +190,19 @@ def cases(target: str) -> Iterator[dict[str, Any]]:
 
 def main(target: str) -> None:
     kernels = compiled_kernels(TARGETS[target])
-    for dtype in (torch.float32, torch.float64):
+
+    def compile_and_print(case: dict[str, Any], launch_all: Callable[[], None]) -> None:
         kernels.clear()
-        launch_distance_transform(dtype)
-        for name, kernel in kernels:
-            described = {"loss": "distances", "dtype": str(dtype).removeprefix("torch."), "kernel": name}
-            print(json.dumps({**described, **report(kernel)}))
-    for case in cases(target):
-        kernels.clear()
-        launch_everything(**case)
+        launch_all()
         for name, kernel in kernels:
             described = {**case, "dtype": str(case["dtype"]).removeprefix("torch."), "kernel": name}
             print(json.dumps({**described, **report(kernel)}))
+
+    for dtype in (torch.float32, torch.float64):
+        compile_and_print({"loss": "distances", "dtype": dtype}, partial(launch_distance_transform, dtype))
+        compile_and_print({"loss": "ratios", "dtype": dtype}, partial(launch_ratios, dtype))
+    for case in cases(target):
+        compile_and_print(case, partial(launch_everything, **case))
 
 
 if __name__ == "__main__":
