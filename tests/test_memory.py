@@ -93,7 +93,7 @@ class Allocated(ctypes.Structure):
 libc.mallinfo2.restype = Allocated
 
 def in_use():
-    \"\"\"Bytes that were allocated and not freed; with PYTHONMALLOC=malloc also those of Python's objects.\"\"\"
+    \"\"\"Bytes allocated and not freed; with PYTHONMALLOC=malloc also those of Python's objects.\"\"\"
     gc.collect()
     allocated = libc.mallinfo2()
     return allocated.uordblks + allocated.hblkhd
