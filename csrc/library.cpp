@@ -43,8 +43,8 @@ STABLE_TORCH_LIBRARY(geoloss, m) {
       "distance_transform_with_indices(Tensor mask, float[] spacing, int side, float without_boundary, "
       "ScalarType dtype) -> (Tensor, Tensor)");
 
-  // What the kernels know of a kind of term: whether it starts from a logarithm, reads a map, is a stencil,
-  // and has a slope.
+  // What the kernels know of a kind of term: whether it starts from log s, starts from log(1 - s), reads a
+  // map, and has a slope.
   m.def("term_properties(int kind) -> int[]");
   m.def("cpu_instruction_set() -> str");
 }

@@ -2,7 +2,7 @@
 //
 // A term is a struct with
 //   kKind              its number in the operators' `terms` argument,
-//   kVariable          what its slope is with respect to,
+//   kVariable          what its slope is with respect to; a term that starts from a logarithm has that,
 //   value(voxel)       what one voxel adds to the sum,
 //   slope(voxel)       d value / d variable, where there is one.
 // `voxel` offers prediction(), target(), valid(), log_prediction(), log_complement() and map(); their type is
@@ -21,6 +21,7 @@
 namespace geoloss::terms {
 
 enum class Variable { kNothing, kPrediction, kLogPrediction, kLogComplement };
+constexpr int kVariables = 4;
 
 struct Count {
   static constexpr TermKind kKind = TermKind::kCount;

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 
 from geoloss_kernels import backends, reference, use_backend
+from geoloss_kernels.reference.terms import TERMS as DENSITIES
+from geoloss_kernels.reference.terms import columns_of
 from geoloss_kernels.reference.voxels import prepare
+from geoloss_kernels.terms import TERM_KINDS, Term, encode
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's kernels run in its interpreter, and are what is tested."""
@@ -36,8 +39,8 @@ TESTED_ALWAYS = ("cpu", "cuda on host")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = tuple(getattr(torch, f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64))
 ACTIVATIONS = ("none", "sigmoid", "softmax")
-TERMS = tuple(reference.TERMS)
-STENCIL_TERMS = tuple(name for name in TERMS if name.startswith(("first_order", "second_order")))
+TERMS = tuple(TERM_KINDS)
+STENCIL_TERMS = tuple(name for name, kind in TERM_KINDS.items() if kind.stencil is not None)
 VOXEL_TERMS = tuple(name for name in TERMS if name not in STENCIL_TERMS)
 SHAPES = (
     (1, 1, 1, 1, 1),
@@ -82,6 +85,11 @@ TOLERANCES = {
     torch.float16: _FLOAT32,
     torch.bfloat16: _FLOAT32,
 }
+
+
+def activations(shape: Sequence[int]) -> Sequence[str]:
+    """Those that losses ask for: a softmax of a single channel they leave away."""
+    return ACTIVATIONS if shape[1] > 1 else ACTIVATIONS[:2]
 
 
 def fused_backends() -> list[str]:
@@ -204,17 +212,33 @@ class Arguments(NamedTuple):
     input: Tensor
     target: Tensor
     mask: Tensor | None
-    map: Tensor | None
-    terms: Sequence[str]
-    activation: str
-    spacing: Sequence[float]
-    axes: Sequence[int]
+    maps: Sequence[Tensor]
+    terms: Sequence[int]
+    parameters: Sequence[float]
+    activation: int
     ignore_index: int | None
     include_background: bool
 
     def widened(self) -> Arguments:
         """The same values in the widest types: what the reference is exact for."""
-        return Arguments._make(_widened(value) if isinstance(value, Tensor) else value for value in self)
+        return self._replace(
+            input=_widened(self.input),
+            target=_widened(self.target),
+            mask=None if self.mask is None else _widened(self.mask),
+            maps=[_widened(map) for map in self.maps],
+        )
+
+
+def encoded(
+    terms: Sequence[str | Term],
+    dimensions: int,
+    spacing: Sequence[float] | None = None,
+    axes: Sequence[int] | None = None,
+) -> tuple[Sequence[int], Sequence[float]]:
+    """The operators' ``terms`` and ``parameters``; a name has ``axes``, and the first map."""
+    wanted = [term if isinstance(term, Term) else Term(term, axes, map=0) for term in terms]
+    encoding = encode(wanted, {0: 0, 1: 1}, dimensions, spacing)
+    return encoding.terms, encoding.parameters
 
 
 def _widened(tensor: Tensor) -> Tensor:
@@ -259,15 +283,15 @@ class Case:
         generator = torch.Generator().manual_seed(self.seed)
         dimensions = len(self.shape) - 2
         needs_map = any(term.startswith("map_") for term in self.terms)
+        terms, parameters = encoded(self.terms, dimensions, self.spacing, self.axes)
         return Arguments(
             input=LAYOUTS[self.layout](self._input(generator).to(device)),
             target=LAYOUTS[self.target_layout](self._target(generator).to(device)),
             mask=None if self.mask is None else self._mask(generator).to(device),
-            map=self._map(generator).to(device) if needs_map else None,
-            terms=self.terms,
-            activation=self.activation,
-            spacing=self.spacing or (1.0,) * dimensions,
-            axes=self.axes or tuple(range(dimensions)),
+            maps=[self._map(generator).to(device)] if needs_map else [],
+            terms=terms,
+            parameters=parameters,
+            activation=ACTIVATIONS.index(self.activation),
             ignore_index=self.ignore_index,
             include_background=self.include_background,
         )
@@ -322,7 +346,7 @@ def _sample_case(chance: random.Random, seed: int) -> Case:
         ),
         terms=tuple(chance.sample(several, chance.randint(1, len(several)))),
         dtype=dtype,
-        activation=chance.choice(ACTIVATIONS),
+        activation=chance.choice(activations((1, channels))),
         layout=chance.choice(tuple(LAYOUTS)),
         target=target,
         target_dtype=chance.choice(DTYPES if target == "soft" else any_dtype),
@@ -387,16 +411,17 @@ def _sums_faults(ours: Tensor, exact: Tensor, arguments: Arguments) -> list[str]
     limit = tolerance.sums * _magnitudes(arguments) + tolerance.floor * voxels
     wrong = ~((ours.double() - exact).abs() <= limit)
     return [
-        f"sum of {arguments.terms[k]} at n={n} c={c}: {ours[n, c, k]:.9g}, expected {exact[n, c, k]:.9g}"
+        f"sum {k} at n={n} c={c}: {ours[n, c, k]:.9g}, expected {exact[n, c, k]:.9g}"
         for n, c, k in wrong.nonzero().tolist()
     ]
 
 
 def _magnitudes(arguments: Arguments) -> Tensor:
     options = arguments.widened()._asdict()
-    terms = [reference.TERMS[name] for name in options.pop("terms")]
+    options["activation"] = ACTIVATIONS[options["activation"]]
+    columns = columns_of(options.pop("terms"), options.pop("parameters"), arguments.input.ndim - 2)
     voxels = prepare(**options)
-    return torch.stack([voxels.sum(term(voxels).abs()) for term in terms], dim=-1)
+    return torch.stack([voxels.sum(DENSITIES[each.name](voxels, each).abs()) for each in columns], dim=-1)
 
 
 def _gradient_faults(ours: Tensor, exact: Tensor, arguments: Arguments) -> list[str]:

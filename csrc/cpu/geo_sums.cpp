@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "../checks.h"
+#include "../terms.h"
 #include "geo_sums_kernel.h"
 #include "instruction_set.h"
 #include "operators.h"
@@ -44,15 +45,31 @@ void add_partial_sums(const GeoSumsParams& p, const Tiling& tiling, const double
 
 std::string cpu_instruction_set() { return name_of(instruction_set()); }
 
+template <class... Terms>
+void add_properties(TermList<Terms...>, TermKind kind, Integers& properties) {
+  using terms::Variable;
+  const auto add = [&]<class Term>(Term) {
+    if (Term::kKind != kind) return;
+    properties = {Term::kVariable == Variable::kLogPrediction, Term::kVariable == Variable::kLogComplement,
+                  reads_map(kind), Term::kVariable != Variable::kNothing};
+  };
+  (add(Terms{}), ...);
+}
+
+Integers term_properties(int64_t kind) {
+  STD_TORCH_CHECK(kind >= 0 && kind < kTermKinds, "kind: expected 0 to ", kTermKinds - 1, ", got ", kind);
+  Integers properties{0, 0, 0, 1};  // of a stencil
+  add_properties(terms::VoxelTerms{}, static_cast<TermKind>(kind), properties);
+  return properties;
+}
+
 }  // namespace
 
-Tensor geo_sums(const Tensor& input, const Tensor& target, const std::optional<Tensor>& mask,
-                const std::optional<Tensor>& map, const std::vector<std::string>& terms,
-                const std::string& activation, const std::vector<double>& spacing,
-                const std::vector<int64_t>& axes, const std::optional<int64_t>& ignore_index,
-                bool include_background) {
-  const GeoSumsParams params = params_of(
-      {input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
+Tensor geo_sums(const Tensor& input, const Tensor& target, const OptionalTensor& mask,
+                const std::vector<Tensor>& maps, const Integers& terms, const Numbers& parameters,
+                int64_t activation, const std::optional<int64_t>& ignore_index, bool include_background) {
+  const GeoSumsParams params =
+      params_of({input, target, mask, maps, terms, parameters, activation, ignore_index, include_background});
   const bool fp64 = params.input.dtype == DType::kFloat64;
   Tensor sums =
       torch::stable::new_zeros(input, {params.N, params.C - params.first_channel, params.term_count},
@@ -79,12 +96,11 @@ Tensor geo_sums(const Tensor& input, const Tensor& target, const std::optional<T
 }
 
 Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Tensor& target,
-                         const std::optional<Tensor>& mask, const std::optional<Tensor>& map,
-                         const std::vector<std::string>& terms, const std::string& activation,
-                         const std::vector<double>& spacing, const std::vector<int64_t>& axes,
+                         const OptionalTensor& mask, const std::vector<Tensor>& maps, const Integers& terms,
+                         const Numbers& parameters, int64_t activation,
                          const std::optional<int64_t>& ignore_index, bool include_background) {
-  GeoSumsParams params = params_of(
-      {input, target, mask, map, terms, activation, spacing, axes, ignore_index, include_background});
+  GeoSumsParams params =
+      params_of({input, target, mask, maps, terms, parameters, activation, ignore_index, include_background});
   check_grad_sums(grad_sums, params);
   const Tensor dense_grad_sums = dense_of(grad_sums);
   Tensor grad_input = torch::stable::empty_like(input);
@@ -111,4 +127,5 @@ STABLE_TORCH_LIBRARY_IMPL(geoloss, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(geoloss, CompositeExplicitAutograd, m) {
   m.impl("cpu_instruction_set", TORCH_BOX(&geoloss::cpu::cpu_instruction_set));
+  m.impl("term_properties", TORCH_BOX(&geoloss::cpu::term_properties));
 }

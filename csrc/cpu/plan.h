@@ -7,61 +7,72 @@
 
 namespace geoloss::GEOLOSS_ISA {
 
-inline bool same_text(const char* a, const char* b) {
-  while (*a && *a == *b) ++a, ++b;
-  return *a == *b;
-}
-
-// A term and the column of `sums` that it fills.
+// A stencil term, the column of `sums` that it fills, and the scale of its differences along x, y, z.
 template <class T>
 struct RequestedStencil {
   const StencilTerm<T>* term;
   int64_t column;
+  PerAxis<T> inverse_spacing;  // FOG: 0 along an axis that is not chosen
+  PerAxis<T> inverse_spacing_squared;
 };
 
-// Voxel-wise terms that are evaluated together, and the columns of `sums` that they fill.
+// Voxel-wise terms that are evaluated together, the columns of `sums` that they fill, and their map.
 template <class T>
 struct RequestedVoxelTerms {
   const VoxelTermSet<T>* set;
   int64_t columns[kMaxSetTerms];
+  int map;
 };
 
 template <class T>
 struct Plan {
   RequestedVoxelTerms<T> voxel[kMaxTerms];
-  RequestedStencil<T> stencil[kMaxTerms];
+  RequestedStencil<T> stencil[kMaxStencilTerms];
   int voxel_count = 0, stencil_count = 0;
-  Weighting weighting;
-  bool masked;              // some voxels may be invalid
-  bool on_error = false;    // a stencil reads the error e = s - g
-  bool on_fields = false;   // a stencil reads prediction and target
-  bool in_place = true;     // every stencil can read the error in place
-  int64_t flux_fields = 0;  // that wait for the gather, of all stencils
-  bool from_logit = false;
-  bool has_slopes = false;  // a voxel-wise term depends on the prediction
+  bool masked;                                // some voxels may be invalid
+  bool on_error = false;                      // a stencil reads the error e = s - g
+  bool on_fields = false;                     // a stencil reads prediction and target
+  bool in_place = true;                       // every stencil can read the error in place
+  int64_t flux_fields = 0;                    // that wait for the gather, of all stencils
+  bool has_variable[terms::kVariables] = {};  // a voxel-wise term has a slope with respect to it
+  bool reads_map[kMaxMaps] = {};
   bool counts_all = false;  // the count is asked for, and every voxel is valid: nothing to add up
   int64_t count_column = 0;
   int64_t back = 0, ahead = 0;  // planes and rows that the stencils reach
 
-  explicit Plan(const GeoSumsParams& p) : masked(p.mask.data || p.has_ignore_index) {
-    weighting = masked ? Weighting::kMask : unit_voxels(p) ? Weighting::kUnit : Weighting::kSpacing;
+  explicit Plan(const GeoSumsParams& p) : masked(p.masked()) {
     bool open[kMaxTerms] = {};  // the columns that are still to be filled
     for (int64_t k = 0; k < p.term_count; ++k) {
-      if (const auto* term = find_stencil(p.terms[k])) {
-        add_stencil(term, k);
-      } else if (!masked && !counts_all && same_text(p.terms[k], terms::Count::kName)) {
+      const Term& term = p.terms[k];
+      if (is_stencil(term.kind)) {
+        add_stencil(p, term, k);
+      } else if (!masked && !counts_all && term.kind == TermKind::kCount) {
         counts_all = true;
         count_column = k;
       } else {
         open[k] = true;
       }
     }
-    if (p.activation == Activation::kSigmoid) add_voxel_terms(p, true, open);
-    add_voxel_terms(p, false, open);
+    add_voxel_terms(p, open);
   }
 
-  void add_stencil(const StencilTerm<T>* term, int64_t column) {
-    stencil[stencil_count++] = {term, column};
+  bool has(terms::Variable variable) const { return has_variable[static_cast<int>(variable)]; }
+
+  int64_t reach() const { return back + ahead; }
+  // A power of two, so that a plane's place in the ring is found by a mask.
+  int64_t ring_planes() const { return reach() == 0 ? 1 : reach() == 1 ? 2 : 4; }
+
+ private:
+  void add_stencil(const GeoSumsParams& p, const Term& asked, int64_t column) {
+    const StencilTerm<T>* term = find_stencil(p, asked);
+    T chosen[3], squared[3];
+    for (int axis = 0; axis < 3; ++axis) {
+      const double inverse = asked.inverse_spacing[axis];
+      chosen[axis] = static_cast<T>(asked.axis_chosen[axis] ? inverse : 0);
+      squared[axis] = static_cast<T>(inverse * inverse);
+    }
+    stencil[stencil_count++] = {
+        term, column, {chosen[2], chosen[1], chosen[0]}, {squared[2], squared[1], squared[0]}};
     on_error |= term->on_error;
     on_fields |= !term->on_error;
     in_place &= term->sum_in_place != nullptr;
@@ -71,14 +82,13 @@ struct Plan {
   }
 
   // Fills open columns, by sets of terms where possible.
-  void add_voxel_terms(const GeoSumsParams& p, bool from_logits, bool* open) {
+  void add_voxel_terms(const GeoSumsParams& p, bool* open) {
     for (const auto& set : VoxelTable<T, terms::VoxelTerms>::sets) {
-      if (set.from_logit != from_logits) continue;
-      RequestedVoxelTerms<T> request{&set, {}};
+      RequestedVoxelTerms<T> request{&set, {}, 0};
       while (take_columns(p, open, request)) {
         voxel[voxel_count++] = request;
-        has_slopes |= set.add_slope != nullptr;
-        from_logit |= from_logits;
+        has_variable[static_cast<int>(set.variable)] = true;
+        if (set.reads_map) reads_map[request.map] = true;
       }
     }
   }
@@ -87,36 +97,36 @@ struct Plan {
   static bool take_columns(const GeoSumsParams& p, bool* open, RequestedVoxelTerms<T>& request) {
     for (int i = 0; i < request.set->count; ++i) {
       int64_t k = 0;
-      while (k < p.term_count && !(open[k] && same_text(p.terms[k], request.set->names[i]))) ++k;
+      while (k < p.term_count && !(open[k] && p.terms[k].kind == request.set->kinds[i])) ++k;
       if (k == p.term_count) return false;
       request.columns[i] = k;
     }
     for (int i = 0; i < request.set->count; ++i) open[request.columns[i]] = false;
+    request.map = p.terms[request.columns[0]].map;
     return true;
   }
 
-  static bool unit_voxels(const GeoSumsParams& p) {
+  static bool has_unit_voxels(const GeoSumsParams& p, const Term& term) {
     bool unit = true;
-    for (int axis = 0; axis < 3; ++axis) unit &= p.axis_chosen[axis] && p.inverse_spacing[axis] == 1;
+    for (int axis = 0; axis < 3; ++axis) {
+      const bool flat = axis == 0 && p.D == 1;  // nothing differs along z
+      unit &= term.inverse_spacing[axis] == 1 && (flat || term.axis_chosen[axis]);
+    }
     return unit;
   }
 
-  const StencilTerm<T>* find_stencil(const char* name) const {
-    for (const auto& term : stencil_table()) {
-      if (same_text(term.name, name)) return &term;
+  const StencilTerm<T>* find_stencil(const GeoSumsParams& p, const Term& asked) const {
+    for (const auto& term : table_of(p, asked)) {
+      if (term.kind == asked.kind) return &term;
     }
     return nullptr;
   }
 
-  const auto& stencil_table() const {
-    if (weighting == Weighting::kMask) return StencilTable<T, Weighting::kMask>::terms;
-    if (weighting == Weighting::kSpacing) return StencilTable<T, Weighting::kSpacing>::terms;
+  const auto& table_of(const GeoSumsParams& p, const Term& asked) const {
+    if (masked) return StencilTable<T, Weighting::kMask>::terms;
+    if (!has_unit_voxels(p, asked)) return StencilTable<T, Weighting::kSpacing>::terms;
     return StencilTable<T, Weighting::kUnit>::terms;
   }
-
-  int64_t reach() const { return back + ahead; }
-  // A power of two, so that a plane's place in the ring is found by a mask.
-  int64_t ring_planes() const { return reach() == 0 ? 1 : reach() == 1 ? 2 : 4; }
 };
 
 }  // namespace geoloss::GEOLOSS_ISA

@@ -125,7 +125,7 @@ using Sweep = void (*)(const StencilInput<T>&, const FluxCarry<T>&, GradientRows
 // back, one, `sweep`.
 template <class T>
 struct StencilTerm {
-  const char* name;
+  TermKind kind;
   bool on_error;  // reads the error's rows; else the prediction's and the target's
   int reach_back, reach_ahead;
   int border;  // the flux outside the volume, in units of the flux at the border
@@ -233,9 +233,9 @@ struct FirstOrder {
     });
   }
 
-  static constexpr StencilTerm<T> term(const char* name) {
+  static constexpr StencilTerm<T> term(TermKind kind) {
     StencilTerm<T> term{};
-    term.name = name;
+    term.kind = kind;
     term.on_error = true;
     term.reach_back = Operator::kReachBack;
     term.reach_ahead = Operator::kReachAhead;
@@ -333,9 +333,9 @@ struct SecondOrder {
            scale.z * (u.z_next + u.z_previous) - V::load(flux.field[2].centre.at(y, x)) * u.centre;
   }
 
-  static constexpr StencilTerm<T> term(const char* name) {
+  static constexpr StencilTerm<T> term(TermKind kind) {
     StencilTerm<T> term{};
-    term.name = name;
+    term.kind = kind;
     term.reach_back = term.reach_ahead = 1;
     term.border = 1;
     term.flux_fields = kMasked ? 3 : 2;
@@ -347,13 +347,13 @@ struct SecondOrder {
 };
 
 template <class T, Weighting kWeighting, class Operator, class Norm>
-constexpr StencilTerm<T> rows_of(stencil::FirstOrder<Operator, Norm>, const char* name) {
-  return FirstOrder<T, Operator, Norm, kWeighting>::term(name);
+constexpr StencilTerm<T> rows_of(stencil::FirstOrder<Operator, Norm>, TermKind kind) {
+  return FirstOrder<T, Operator, Norm, kWeighting>::term(kind);
 }
 
 template <class T, Weighting kWeighting, bool kTwoSided, bool kSigned>
-constexpr StencilTerm<T> rows_of(stencil::SecondOrder<kTwoSided, kSigned>, const char* name) {
-  return SecondOrder<T, kTwoSided, kSigned, kWeighting>::term(name);
+constexpr StencilTerm<T> rows_of(stencil::SecondOrder<kTwoSided, kSigned>, TermKind kind) {
+  return SecondOrder<T, kTwoSided, kSigned, kWeighting>::term(kind);
 }
 
 template <class T, Weighting kWeighting, class List = stencil::StencilTerms>
@@ -361,7 +361,7 @@ struct StencilTable;
 
 template <class T, Weighting kWeighting, class... Terms>
 struct StencilTable<T, kWeighting, TermList<Terms...>> {
-  static constexpr StencilTerm<T> terms[] = {rows_of<T, kWeighting>(Terms{}, Terms::kName)...};
+  static constexpr StencilTerm<T> terms[] = {rows_of<T, kWeighting>(Terms{}, Terms::kKind)...};
 };
 
 }  // namespace geoloss::GEOLOSS_ISA

@@ -14,7 +14,8 @@ struct VoxelRows {
   Rows<const T> prediction;
   Rows<const T> target;
   Rows<const T> valid;  // 1 or 0; null where every voxel is valid
-  Rows<const T> logit;
+  Rows<const T> log_prediction;
+  Rows<const T> log_complement;
   Rows<const T> map;
 };
 
@@ -29,7 +30,8 @@ struct VoxelAt {
   GEOLOSS_SIMD Lanes<T> valid() const {
     return rows.valid ? Lanes<T>::load(rows.valid.at(y, x)) : constant(1);
   }
-  GEOLOSS_SIMD Lanes<T> logit() const { return Lanes<T>::load(rows.logit.at(y, x)); }
+  GEOLOSS_SIMD Lanes<T> log_prediction() const { return Lanes<T>::load(rows.log_prediction.at(y, x)); }
+  GEOLOSS_SIMD Lanes<T> log_complement() const { return Lanes<T>::load(rows.log_complement.at(y, x)); }
   GEOLOSS_SIMD Lanes<T> map() const { return Lanes<T>::load(rows.map.at(y, x)); }
   GEOLOSS_SIMD Lanes<T> constant(double value) const { return Lanes<T>(static_cast<T>(value)); }
 };
@@ -89,8 +91,9 @@ constexpr int kMaxSetTerms = 3;
 template <class T>
 struct VoxelTermSet {
   int count;
-  const char* names[kMaxSetTerms];
-  bool from_logit;
+  TermKind kinds[kMaxSetTerms];
+  terms::Variable variable;  // of their slopes
+  bool reads_map;
   void (*sum)(const VoxelRows<T>&, Extent, Lanes<T>* sums, const int64_t* columns);
   // Null: the slope is 0.
   void (*add_slope)(const VoxelRows<T>&, GradientRows<T>&, const T* weights, const int64_t* columns);
@@ -112,7 +115,7 @@ void sum_voxel_rows(const VoxelRows<T>& voxel_rows, Extent size, Lanes<T>* sums,
 
 template <class T, class Term>
 GEOLOSS_SIMD void add_slope(const VoxelAt<T>& voxel, T weight, Lanes<T>& sum) {
-  if constexpr (Term::kDependsOnPrediction) sum += weight * Term::slope(voxel);
+  if constexpr (Term::kVariable != terms::Variable::kNothing) sum += weight * Term::slope(voxel);
 }
 
 template <class T, class... Terms>
@@ -131,15 +134,25 @@ void add_voxel_slopes(const VoxelRows<T>& voxel_rows, GradientRows<T>& gradient,
   });
 }
 
+// Of the terms that have a slope, all have it with respect to the same variable.
+template <class... Terms>
+constexpr terms::Variable variable_of() {
+  terms::Variable variable = terms::Variable::kNothing;
+  ((variable = Terms::kVariable == terms::Variable::kNothing ? variable : Terms::kVariable), ...);
+  return variable;
+}
+
 template <class T, class... Terms>
 constexpr VoxelTermSet<T> voxel_term_set(TermList<Terms...>) {
   VoxelTermSet<T> set{};
   set.count = sizeof...(Terms);
   int k = 0;
-  ((set.names[k++] = Terms::kName), ...);
-  set.from_logit = (Terms::kFromLogit || ...);
+  ((set.kinds[k++] = Terms::kKind), ...);
+  set.variable = variable_of<Terms...>();
+  set.reads_map = (reads_map(Terms::kKind) || ...);
   set.sum = sum_voxel_rows<T, Terms...>;
-  if constexpr ((Terms::kDependsOnPrediction || ...)) set.add_slope = add_voxel_slopes<T, Terms...>;
+  if constexpr (variable_of<Terms...>() != terms::Variable::kNothing)
+    set.add_slope = add_voxel_slopes<T, Terms...>;
   return set;
 }
 
@@ -154,7 +167,6 @@ struct VoxelTable<T, TermList<Terms...>> {
       voxel_term_set<T>(TermList<terms::Intersection, terms::PredictionSquared, terms::TargetSquared>{}),
       voxel_term_set<T>(TermList<Terms>{})...,
   };
-  static constexpr const char* names[] = {Terms::kName...};
 };
 
 }  // namespace geoloss::GEOLOSS_ISA
