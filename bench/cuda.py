@@ -12,7 +12,7 @@ import torch
 
 from bench.providers import Steps
 from bench.timing import EVICTION_BYTES, Plan, Run, eviction_buffer
-from geoloss_kernels.reporting.memory import cuda_peak_growth
+from geoloss_kernels.lesions.reporting.memory import cuda_peak_growth
 
 CAPTURE_WARM_UPS = 3
 EVICTED_CACHES = 4

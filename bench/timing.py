@@ -18,7 +18,7 @@ from bench.cases import Case
 from bench.inputs import Shape, Volumes
 from bench.memory import page_faults, reserve
 from bench.providers import Provider, Steps
-from geoloss_kernels.reporting.memory import peak_growth
+from geoloss_kernels.lesions.reporting.memory import peak_growth
 
 PHASES = ("forward", "backward", "both")
 CUDA_PHASES = ("graph", "host")

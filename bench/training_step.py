@@ -36,16 +36,16 @@ class StepTimes:
 def measure_steps(device: str = "cuda", sizes: Sequence[int] = SIZES, steps: int = STEPS) -> list[StepTimes]:
     """Forward, Dice + FOG and its gradient in float32 from the trainer's uint8 mask, backward, Adam.
 
-    As `geoloss_kernels.training` does it, with its defaults but for the network with a level at full
+    As `geoloss_kernels.lesions.training` does it, with its defaults but for the network with a level at full
     resolution, and autocast to bfloat16. Raises ImportError where a package of the trainer is missing.
     """
     return [_measure(device, size, steps) for size in sizes]
 
 
 def _measure(device: str, size: int, steps: int) -> StepTimes:
-    from geoloss_kernels.training.config import TrainingConfig
-    from geoloss_kernels.training.losses import build_loss
-    from geoloss_kernels.training.network import build_network
+    from geoloss_kernels.lesions.training.config import TrainingConfig
+    from geoloss_kernels.lesions.training.named_losses import build_loss
+    from geoloss_kernels.lesions.training.network import build_network
 
     config = TrainingConfig(
         network="unet_full_resolution", precision="bf16", patch_size=(size, size, size), batch_size=BATCH

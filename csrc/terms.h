@@ -203,7 +203,7 @@ GEOLOSS_INLINE Value clamped_logarithm(Value probability) {
 }
 template <class Value>
 GEOLOSS_INLINE Value clamped_logarithm_slope(Value probability) {
-  return Value(1) / maximum(probability, Value(1e-12f));
+  return Value(1) / maximum(probability, Value(1e-12));
 }
 
 }  // namespace geoloss::terms

@@ -2,7 +2,7 @@
 
 import sys
 
-from geoloss_kernels.cli import main
+from geoloss_kernels.lesions.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

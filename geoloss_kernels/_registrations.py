@@ -152,7 +152,9 @@ def differentiable(function: type[_Derivative], *arguments: Any) -> Any:
     anything is computed.
     """
     if torch.compiler.is_compiling():
-        return function.apply(*arguments)
+        # Without a gradient to come, Dynamo takes ``forward`` for one with a context.
+        needs_gradient = any(isinstance(each, Tensor) and each.requires_grad for each in arguments)
+        return function.apply(*arguments) if needs_gradient else function.forward(*arguments)
     try:
         return function.eager.apply(*arguments)
     except RuntimeError as error:
@@ -161,14 +163,20 @@ def differentiable(function: type[_Derivative], *arguments: Any) -> Any:
     return function.apply(*arguments)
 
 
+def backward_of(function: type[_Backward], *arguments: Any) -> Tensor:
+    """A backward operator's result, which a compiler does not differentiate again."""
+    if torch.compiler.is_compiling():
+        return function.forward(*arguments)
+    result: Tensor = differentiable(function, *arguments)
+    return result
+
+
 class _Derivative(Function):
     """An operator's result, and its derivative in the first tensor; all other tensors are constants.
 
-    The arguments are the library's operators, the operator's options, and its tensors, named in `constants`
-    but for the first.
+    The arguments are the library's operators, the operator's options, and its tensors.
     """
 
-    constants: tuple[str, ...]
     eager: type[Function]
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -192,21 +200,20 @@ class _Derivative(Function):
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
-    @classmethod
-    def refuse_gradients_of_constants(cls, ctx: Context) -> None:
-        _, _, _, *needed = ctx.needs_input_grad
-        names = [*cls.constants, *["maps"] * (len(needed) - len(cls.constants))]
-        for name, is_needed in zip(names, needed, strict=True):
-            if is_needed:
-                raise RuntimeError(
-                    f"{name}: expected a tensor without gradient, since the fused losses differentiate "
-                    'in input alone; detach it, or use geoloss_kernels.use_backend("reference")'
-                )
+
+def _refuse_gradients(ctx: Context, *constants: str) -> None:
+    """Raise if a tensor but the first has to have a gradient; those after ``constants`` are maps."""
+    needed = ctx.needs_input_grad[3:]
+    for number, is_needed in enumerate(needed):
+        if is_needed:
+            name = constants[number] if number < len(constants) else "maps"
+            raise RuntimeError(
+                f"{name}: expected a tensor without gradient, since the fused losses differentiate "
+                'in input alone; detach it, or use geoloss_kernels.use_backend("reference")'
+            )
 
 
 class _GeoSums(_Derivative):
-    constants = ("target", "mask")
-
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         overloads, options, input, target, mask, *maps = inputs
@@ -214,10 +221,10 @@ class _GeoSums(_Derivative):
 
     @staticmethod
     def backward(ctx: Context, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        _GeoSums.refuse_gradients_of_constants(ctx)
+        _refuse_gradients(ctx, "target", "mask")
         slope = None
         if gradient is not None:
-            slope = differentiable(_GeoSumsBackward, ctx.overloads, ctx.options, gradient, *ctx.saved_tensors)
+            slope = backward_of(_GeoSumsBackward, ctx.overloads, ctx.options, gradient, *ctx.saved_tensors)
         return None, None, slope, *[None] * (len(ctx.saved_tensors) - 1)
 
     @staticmethod
@@ -228,8 +235,6 @@ class _GeoSums(_Derivative):
 
 
 class _GeoRatio(_Derivative):
-    constants = ("channel_weights",)
-
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         overloads, options, sums, channel_weights = inputs
@@ -237,10 +242,10 @@ class _GeoRatio(_Derivative):
 
     @staticmethod
     def backward(ctx: Context, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        _GeoRatio.refuse_gradients_of_constants(ctx)
+        _refuse_gradients(ctx, "channel_weights")
         slope = None
         if gradient is not None:
-            slope = differentiable(_GeoRatioBackward, ctx.overloads, ctx.options, gradient, *ctx.saved_tensors)
+            slope = backward_of(_GeoRatioBackward, ctx.overloads, ctx.options, gradient, *ctx.saved_tensors)
         return None, None, slope, None
 
     @staticmethod
@@ -249,8 +254,6 @@ class _GeoRatio(_Derivative):
 
 
 class _GeoLoss(_Derivative):
-    constants = ("target", "mask", "channel_weights")
-
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         overloads, options, input, target, mask, channel_weights, *maps = inputs
@@ -263,11 +266,11 @@ class _GeoLoss(_Derivative):
 
     @staticmethod
     def backward(ctx: Context, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        _GeoLoss.refuse_gradients_of_constants(ctx)
+        _refuse_gradients(ctx, "target", "mask", "channel_weights")
         *tensors, sums = ctx.saved_tensors
         slope = None
         if gradient is not None:
-            slope = differentiable(
+            slope = backward_of(
                 _GeoLossBackward, ctx.overloads, ctx.options, gradient, sums, *tensors
             )
         return None, None, slope, *[None] * (len(tensors) - 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -163,7 +162,7 @@ class LossCall:
         """Of the arithmetic."""
         return torch.float64 if self.input.dtype == torch.float64 else torch.float32
 
-    @cached_property
+    @property
     def valid(self) -> Tensor | None:
         """The voxels that mask and ignore_index leave, [N, C, *spatial]; None if neither is given."""
         valid = None if self.mask is None else self.mask != 0
@@ -172,7 +171,7 @@ class LossCall:
             valid = kept if valid is None else valid & kept
         return None if valid is None else valid.expand_as(self.input)
 
-    @cached_property
+    @property
     def predicted_mask(self) -> Tensor:
         """s > 0.5, and False where a voxel is not valid."""
         s = self.input.detach().to(self.dtype)
@@ -182,7 +181,7 @@ class LossCall:
             s = s.softmax(1)
         return self._within_valid(s > 0.5)
 
-    @cached_property
+    @property
     def target_mask(self) -> Tensor:
         """g > 0.5, and False where a voxel is not valid."""
         if self.label_map:

@@ -41,7 +41,9 @@ def evaluate(
     call = LossCall.of(input, target, mask, spacing, options)
     traits = CallTraits(call.activation, call.channels, call.label_map, options.reduction)
     geometry = Geometry(call.dimensions, call.spacing)
-    planned = _planned(formula, traits, call.include_background, options.batch, geometry)
+    # A compiler takes the passes for constants of its graph, without a cache of ours.
+    plan = passes if torch.compiler.is_compiling() else _kept_passes
+    planned = plan(formula, traits, call.include_background, options.batch, geometry)
     given = _given_maps(distance_map, planned, call)
     total = None
     for each in planned:
@@ -54,7 +56,7 @@ def evaluate(
     return total
 
 
-_planned = functools.lru_cache(maxsize=512)(passes)
+_kept_passes = functools.lru_cache(maxsize=512)(passes)
 
 
 def _evaluate_pass(

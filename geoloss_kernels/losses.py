@@ -60,18 +60,13 @@ class FormulaLoss(_Loss):
         self.options = Options(**options)
         super().__init__(reduction=self.options.reduction)
         self.formula = formula
-        self._buffer_of_weight: dict[int, str] = {}
-        for _, part in formula.parts:
-            for weight in part.class_weights():
-                self._register_class_weight(weight)
+        for number, weight in enumerate(self._class_weights()):
+            self.register_buffer(_buffer_name(number), weight)
 
-    def _register_class_weight(self, weight: Tensor) -> None:
-        if id(weight) in self._buffer_of_weight:
-            return
-        count = len(self._buffer_of_weight)
-        name = f"class_weight_{count}" if count else "class_weight"
-        self.register_buffer(name, weight)
-        self._buffer_of_weight[id(weight)] = name
+    def _class_weights(self) -> tuple[Tensor, ...]:
+        """Those of the formula, each once."""
+        weights = [weight for _, part in self.formula.parts for weight in part.class_weights()]
+        return tuple({id(weight): weight for weight in weights}.values())
 
     def forward(
         self,
@@ -81,13 +76,14 @@ class FormulaLoss(_Loss):
         spacing: Sequence[float] | None = None,
         distance_map: DistanceMaps = None,
     ) -> Tensor:
-        current_weight = self._current_weight if self._buffer_of_weight else None
+        current_weight = self._current_weight if self._buffers else None
         return evaluate(
             self.formula, self.options, input, target, mask, spacing, distance_map, current_weight
         )
 
     def _current_weight(self, weight: Tensor) -> Tensor:
-        buffer: Tensor = getattr(self, self._buffer_of_weight[id(weight)])
+        number = next(number for number, own in enumerate(self._class_weights()) if own is weight)
+        buffer: Tensor = getattr(self, _buffer_name(number))
         return buffer
 
     def __add__(self, other: Any) -> FormulaLoss:
@@ -115,6 +111,11 @@ class FormulaLoss(_Loss):
     def extra_repr(self) -> str:
         changed = [f"{name}={value!r}" for name, value in self.options.changed().items()]
         return ", ".join([repr(self.formula), *changed])
+
+
+def _buffer_name(number: int) -> str:
+    """Of a loss's class weights."""
+    return f"class_weight_{number}" if number else "class_weight"
 
 
 def _composed(formula: Formula, options: Options) -> FormulaLoss:

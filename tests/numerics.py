@@ -241,6 +241,41 @@ def encoded(
     return encoding.terms, encoding.parameters
 
 
+def columns(terms: Sequence[int]) -> int:
+    """How many sums the operators' ``terms`` ask for."""
+    place = count = 0
+    while place < len(terms):
+        place += 3 + terms[place + 1]
+        count += 1
+    return count
+
+
+class Ratio(NamedTuple):
+    """The arguments of `geo_ratio` beside the sums."""
+
+    channel_weights: Tensor | None
+    fractions: Sequence[int]
+    weights: Sequence[float]
+    reduction: int
+
+
+def ratio_arguments(arguments: Arguments) -> list[Ratio]:
+    """Ratios of every kind for the sums: each pooling and reduction, class weights, channels left out."""
+    input, count = arguments.input, columns(arguments.terms)
+    channels = input.shape[1] - (0 if arguments.include_background else 1)
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    row = torch.linspace(0.5, 2, count + 1).tolist()
+    ones = [1.0] * (count + 1)
+    class_weights = torch.linspace(0.5, 3, 2 * channels, dtype=dtype, device=input.device).view(2, channels)
+    last = channels - 1
+    return [
+        Ratio(None, [0, 0, -1, -1] * 2, [*row, *ones, *row[::-1], *row], 0),
+        Ratio(class_weights, [1, last, 1, -1], [*row, *row[::-1]], 0),
+        Ratio(class_weights, [2, 0, 0, 1, 0, last, 1, -1], [*row, *ones, *row[::-1], *row], 1),
+        Ratio(class_weights, [1, 0, -1, -1, 2, last, -1, 0, 0, 0, 0, -1], [*row, *ones] * 3, 2),
+    ]
+
+
 def _widened(tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.bool:
         return tensor

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from geoloss_kernels.cli import main
-from geoloss_kernels.study.presets import ISOTROPIC, PRESETS, SMOKE, THICK_SLICES, DataPlan
+from geoloss_kernels.lesions.cli import main
+from geoloss_kernels.lesions.study.presets import ISOTROPIC, PRESETS, SMOKE, THICK_SLICES, DataPlan
 
 TINY = replace(
     SMOKE,

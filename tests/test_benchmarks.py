@@ -20,7 +20,7 @@ from bench.cases import COMPILED, LOSSES, MEMORY, OURS, PLAIN_COMPILED, Case, ma
 from bench.inputs import format_shape, make_volumes, parse_shape
 from bench.providers import SUM, Provider, Steps, compiled, of_loss
 from bench.timing import Measurement, Plan, calls_within, measure, takes_part
-from geoloss_kernels.reporting.memory import peak_growth
+from geoloss_kernels.lesions.reporting.memory import peak_growth
 
 SMALL = (2, 1, 12, 13, 14)
 MIB = 1 << 20

@@ -11,8 +11,8 @@ import pytest
 from training_helpers import LAS_AFFINE, SHAPE, make_subjects, write_image
 
 from geoloss_kernels import __version__
-from geoloss_kernels.cli import main
-from geoloss_kernels.training.subjects import format_table, read_table
+from geoloss_kernels.lesions.cli import main
+from geoloss_kernels.lesions.subjects.table import format_table, read_table
 
 TINY = [
     f"--set={assignment}"
@@ -232,7 +232,7 @@ def test_skipped_subjects_name_the_option_too(labelled: Path, capsys: pytest.Cap
 def test_version_needs_no_other_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("geoloss_kernels.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("geoloss_kernels.lesions.cli.find_spec", lambda name: None)
     with pytest.raises(SystemExit) as exit_request:
         main(["--version"])
     assert (exit_request.value.code, capsys.readouterr().out) == (0, f"geoloss {__version__}\n")
@@ -283,7 +283,9 @@ def test_no_subject_of_the_split(
 def test_missing_packages_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("geoloss_kernels.cli.find_spec", lambda name: None if name == "monai" else object())
+    monkeypatch.setattr(
+        "geoloss_kernels.lesions.cli.find_spec", lambda name: None if name == "monai" else object()
+    )
     assert error_of(capsys, "scan", "x") == "needs monai: pip install 'geoloss-kernels[train]'"
 
 

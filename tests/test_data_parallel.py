@@ -15,11 +15,13 @@ from torch import Tensor, distributed, multiprocessing, nn
 from training_helpers import make_subjects, tiny_config
 
 import geoloss_kernels as gk
-from geoloss_kernels.training import InputError, load_model, train
-from geoloss_kernels.training.network import build_network
-from geoloss_kernels.training.processes import Processes
-from geoloss_kernels.training.run_folder import RunFolder
-from geoloss_kernels.training.subjects import format_table
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.prediction.prediction import load_model
+from geoloss_kernels.lesions.subjects.table import format_table
+from geoloss_kernels.lesions.training.loop import train
+from geoloss_kernels.lesions.training.network import build_network
+from geoloss_kernels.lesions.training.processes import Processes
+from geoloss_kernels.lesions.training.run_folder import RunFolder
 
 PROCESSES = 2
 BATCH_LOSSES: dict[str, Callable[[bool], nn.Module]] = {

@@ -15,18 +15,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from geoloss_kernels.cli import main
-from geoloss_kernels.datasets import DatasetRecipe, Difficulty, generation, make_dataset, transplants
-from geoloss_kernels.datasets.anatomy import make_anatomy, template
-from geoloss_kernels.datasets.generation import CARD, make_plans, make_subject
-from geoloss_kernels.datasets.label_maps import deform_label_map, read_label_map
-from geoloss_kernels.datasets.lesions import MINIMUM_VOXELS, make_lesions
-from geoloss_kernels.datasets.recipe import KINDS
-from geoloss_kernels.datasets.registration import register_to_mni, transformed
-from geoloss_kernels.datasets.scans import MODALITIES, Acquisition, make_scan
-from geoloss_kernels.datasets.transplants import transplant_lesions
-from geoloss_kernels.training import InputError, load_subjects
-from geoloss_kernels.training.files import exclusive
+from geoloss_kernels.lesions.cli import main
+from geoloss_kernels.lesions.datasets import DatasetRecipe, Difficulty, generation, make_dataset, transplants
+from geoloss_kernels.lesions.datasets.anatomy import make_anatomy, template
+from geoloss_kernels.lesions.datasets.generation import CARD, make_plans, make_subject
+from geoloss_kernels.lesions.datasets.label_maps import deform_label_map, read_label_map
+from geoloss_kernels.lesions.datasets.mni_registration import register_to_mni, transformed
+from geoloss_kernels.lesions.datasets.recipe import KINDS
+from geoloss_kernels.lesions.datasets.scans import MODALITIES, Acquisition, make_scan
+from geoloss_kernels.lesions.datasets.simulated_lesions import MINIMUM_VOXELS, make_lesions
+from geoloss_kernels.lesions.datasets.transplants import transplant_lesions
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.files import exclusive
+from geoloss_kernels.lesions.subjects.layouts import load_subjects
 
 STEP = 3  # of the template's 1 mm voxels makes one voxel of a test's label map
 CSF, GREY, WHITE, VENTRICLE, SKULL = 24, 3, 2, 4, 165

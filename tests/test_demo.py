@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from geoloss_kernels.cli import main
-from geoloss_kernels.reporting.figures import (
+from geoloss_kernels.lesions.cli import main
+from geoloss_kernels.lesions.reporting.figures import (
     DISTANCE,
     FALSE_ALARM,
     FOUND,
@@ -24,7 +24,7 @@ from geoloss_kernels.reporting.figures import (
     draw_transforms,
     geometric_transforms,
 )
-from geoloss_kernels.reporting.tables import markdown_table
+from geoloss_kernels.lesions.reporting.tables import markdown_table
 
 VOXEL_SIZE = (1.0, 1.5, 2.0)
 

@@ -15,6 +15,7 @@ from numerics import (
     Arguments,
     Case,
     Result,
+    activations,
     compute_with,
     fewer,
 )
@@ -83,9 +84,9 @@ class TestEveryElementIsWritten:
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_of_sums_and_gradient(self, backend, dtype, layout, poisoned):
         for shape in fewer((*SHAPES, (1, 1, 40, 60, 17))):
-            for terms in (VOXEL_TERMS, STENCIL_TERMS):
+            for terms in (VOXEL_TERMS, STENCIL_TERMS[::2], STENCIL_TERMS[1::2]):
                 for mask in (None, "shared"):
-                    case = Case(shape, terms, dtype, "softmax", layout, mask=mask)
+                    case = Case(shape, terms, dtype, activations(shape)[-1], layout, mask=mask)
                     result = compute_with(backend, case.arguments(DEVICES[backend]))
                     assert not result.sums.isnan().any()
                     assert not result.gradient.isnan().any()

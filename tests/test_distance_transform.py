@@ -19,6 +19,7 @@ from torch.library import opcheck
 import geoloss_kernels as gk
 from geoloss_kernels.distance import distance_transform_edt, signed_distance_map
 
+FOREGROUND, BOTH, SIGNED = range(3)  # of the operators' `side`
 RANDOM_MASKS = 1000
 MASKS_PER_TEST = 100
 # Half a unit in the last place of float32 is 6.0e-8 of the number at most.
@@ -238,13 +239,14 @@ class TestMasks:
             ("mask: expected", 0, torch.zeros(2, 2)),
             ("spacing: expected 2 numbers, got 3", 1, [1.0, 1.0, 1.0]),
             ("spacing: expected positive numbers", 1, [1.0, -1.0]),
-            ("side: expected .*'left'", 2, "left"),
+            (r"side: expected 0 \(foreground\), 1 \(both\) or 2 \(signed\), got 3", 2, 3),
+            ("side: expected .* got -1", 2, -1),
             ("dtype: expected", 4, torch.float16),
         ],
     )
     def test_the_operator_checks_its_arguments(self, backend, message, position, value):
         mask = torch.zeros(1, 1, 2, 2, device=DEVICES[backend])
-        arguments = [mask, [1.0, 1.0], "signed", 0.0, torch.float32]
+        arguments = [mask, [1.0, 1.0], SIGNED, 0.0, torch.float32]
         arguments[position] = value
         with pytest.raises(RuntimeError, match=message):
             library(backend).distance_transform(*arguments)
@@ -295,10 +297,10 @@ class TestInsidePyTorch:
     def test_opcheck(self, backend, name, shape, dtype):
         mask = torch.rand(shape, device=DEVICES[backend]) < 0.7
         spacing = [1.0, 0.5, 2.0][: mask.ndim - 2]
-        opcheck(getattr(library(backend), name).default, (mask, spacing, "signed", 3.0, dtype))
+        opcheck(getattr(library(backend), name).default, (mask, spacing, SIGNED, 3.0, dtype))
         opcheck(
             getattr(library(backend), name).default,
-            (mask.float().transpose(2, 3), spacing, "both", 0.0, dtype),
+            (mask.float().transpose(2, 3), spacing, BOTH, 0.0, dtype),
         )
 
     @pytest.mark.parametrize("loss", [gk.BoundaryLoss, gk.HausdorffDTLoss, gk.DiceHausdorffDTLoss])
@@ -321,7 +323,7 @@ class TestInsidePyTorch:
             assert torch.equal(batched, torch.stack([signed_distance_map(row) for row in rows]))
             several = torch.vmap(
                 lambda mask: library(backend).distance_transform_with_indices(
-                    mask, [1.0, 2.0, 3.0], "foreground", 0.0, torch.float32
+                    mask, [1.0, 2.0, 3.0], FOREGROUND, 0.0, torch.float32
                 ),
                 in_dims=dim,
             )(masks)
@@ -341,6 +343,6 @@ class TestInsidePyTorch:
     def test_has_no_derivative(self, backend):
         mask = torch.rand(1, 1, 3, 4, device=DEVICES[backend], requires_grad=True)
         assert not distance_transform_edt(mask).requires_grad
-        result = library(backend).distance_transform(mask, [1.0, 1.0], "both", 0.0, torch.float32)
+        result = library(backend).distance_transform(mask, [1.0, 1.0], BOTH, 0.0, torch.float32)
         with pytest.raises(RuntimeError, match="has no derivative; detach the mask"):
             result.sum().backward()

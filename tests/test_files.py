@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from geoloss_kernels.training.errors import InputError
-from geoloss_kernels.training.files import exclusive, replacing, write_text
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.files import exclusive, replacing, write_text
 
 
 def test_a_file_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:

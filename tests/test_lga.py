@@ -11,15 +11,17 @@ from nilearn import datasets
 from scipy import ndimage, stats
 from scipy.spatial.transform import Rotation
 
-from geoloss_kernels import lga
-from geoloss_kernels.cli import main
-from geoloss_kernels.demo.phantom import write_phantoms
-from geoloss_kernels.lga.belief import Belief, belief_map, class_of, mode_of, partial_volume_labels
-from geoloss_kernels.lga.growth import clean_up, fit_gamma, lesion_odds, seeds
-from geoloss_kernels.lga.priors import tissue_priors
-from geoloss_kernels.lga.tissue import CSF, GREY, WHITE, segment_tissue, sum_of_neighbours
+from geoloss_kernels.lesions import lga
+from geoloss_kernels.lesions.cli import main
+from geoloss_kernels.lesions.demo.phantom import write_phantoms
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.lga.belief import Belief, belief_map, class_of, mode_of, partial_volume_labels
+from geoloss_kernels.lesions.lga.growth import clean_up, fit_gamma, lesion_odds, seeds
+from geoloss_kernels.lesions.lga.priors import tissue_priors
+from geoloss_kernels.lesions.lga.tissue import CSF, GREY, WHITE, segment_tissue, sum_of_neighbours
+from geoloss_kernels.lesions.subjects.layouts import load_subjects
+from geoloss_kernels.lesions.subjects.subject import Subject
 from geoloss_kernels.metrics import lesion_metrics
-from geoloss_kernels.training import InputError, Subject, load_subjects
 
 SHAPE = (12, 13, 14)
 NEIGHBOURS = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))

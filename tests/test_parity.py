@@ -23,18 +23,24 @@ from numerics import (
     STENCIL_TERMS,
     TERMS,
     VOXEL_TERMS,
+    Arguments,
     Case,
+    activations,
     assert_backend_matches_reference,
     fewer,
     library,
+    ratio_arguments,
     sample_cases,
 )
 
 from geoloss_kernels import backends, build_info, formulas, use_backend
+from geoloss_kernels.formulas import CONSTANT, CallTraits, Formula
+from geoloss_kernels.terms import Term
 
 MIXED = ("first_order_forward_l2", "second_order_two_sided", "squared_error", "map_prediction")
 LOSSES = {
     "bce": formulas.bce(),
+    "cross-entropy": formulas.cross_entropy(label_smoothing=0.1),
     "dice": formulas.dice(),
     "dice squared": formulas.dice(squared_pred=True),
     "tversky soft label": formulas.tversky(soft_label=True),
@@ -43,11 +49,25 @@ LOSSES = {
     "fog l1": formulas.fog("l1"),
     "fog central": formulas.fog(operator="central"),
     "dice + fog": formulas.dice() + formulas.fog(),
+    "dice + cross-entropy + fog": formulas.dice() + formulas.cross_entropy() + formulas.fog(),
     "dice + sog": formulas.dice() + formulas.sog(),
     "dice + boundary": formulas.dice() + formulas.boundary(),
     "hausdorff": formulas.hausdorff(),
 }
 SAMPLES = 400
+
+
+def terms_of(formula: Formula) -> tuple[str, ...]:
+    """The names of the sums that it is made of, under a softmax of label maps."""
+    call = CallTraits("softmax", channels=2, label_map=True, reduction="mean")
+    names = {
+        term.name if isinstance(term, Term) else term
+        for _, part in formula.parts
+        for fraction in part.fractions(call)
+        for term in (*fraction.numerator, *fraction.denominator)
+        if term != CONSTANT
+    }
+    return tuple(name for name in TERMS if name in names)
 
 
 def by_case(case: Case) -> str:
@@ -132,7 +152,7 @@ class TestCorners:
     @pytest.mark.parametrize("loss", LOSSES)
     def test_terms_of_each_loss_on_rows_of_whole_vectors(self, backend, loss, dtype, spacing):
         """Such rows need not be copied, so that they have code of their own; each loss's terms as well."""
-        terms = tuple(terms_of(LOSSES[loss]))
+        terms = terms_of(LOSSES[loss])
         for width in fewer((16, 32, 48)):
             case = Case((2, 2, 3, 5, width), terms, dtype, target_dtype=dtype, spacing=spacing)
             for activation in ACTIVATIONS:
@@ -185,12 +205,25 @@ class TestCorners:
 class TestLossOperator:
     """`geo_loss` is `geo_ratio` of `geo_sums`, bit for bit, for the dispatcher and as the losses call it."""
 
-    @pytest.mark.parametrize("from_dispatcher", [False, True])
     @pytest.mark.parametrize("case", sample_cases(60, seed=1), ids=by_case)
-    def test_composition(self, backend, case, from_dispatcher):
+    def test_composition(self, backend, case):
         arguments = case.arguments(DEVICES[backend])
-        operators = library(backend) if from_dispatcher else backends.operators(arguments.input)
-        self.assert_composition(operators, arguments)
+        self.assert_composition(backends.operators(arguments.input), arguments)
+
+    @pytest.mark.parametrize("case", sample_cases(20, seed=3), ids=by_case)
+    def test_composition_for_the_dispatcher(self, backend, case):
+        arguments = case.arguments(DEVICES[backend])
+        operators = library(backend)
+        for ratio in ratio_arguments(arguments):
+            loss, sums = operators.geo_loss(*arguments[:3], ratio[0], *arguments[3:], *ratio[1:])
+            assert torch.equal(sums, operators.geo_sums(*arguments))
+            assert torch.equal(loss, operators.geo_ratio(sums, *ratio))
+            gradient = torch.randn(loss.shape, dtype=torch.float64).to(loss)
+            slope = operators.geo_loss_backward(
+                gradient, sums, *arguments[:3], ratio[0], *arguments[3:], *ratio[1:]
+            )
+            of_sums = operators.geo_ratio_backward(gradient, sums, *ratio)
+            assert torch.equal(slope, operators.geo_sums_backward(of_sums, *arguments))
 
     def test_composition_of_the_reference(self):
         for case in sample_cases(20, seed=2):
@@ -198,21 +231,25 @@ class TestLossOperator:
                 arguments = case.arguments("cpu")
                 self.assert_composition(backends.operators(arguments.input), arguments)
 
-    def assert_composition(self, operators, arguments):
-        row = torch.linspace(0.5, 2, len(arguments.terms) + 1).tolist()
-        weights = ([*row, *row[::-1]], [*([1.0] * len(row)), *row])
+    def assert_composition(self, operators: backends.Operators, arguments: Arguments) -> None:
+        for ratio in ratio_arguments(arguments):
+            self.assert_composition_of(operators, arguments, ratio)
+
+    def assert_composition_of(self, operators, arguments, ratio):
         leaf = arguments.input.detach().requires_grad_()
-        loss, sums = operators.geo_loss(leaf, *arguments[1:], *weights)
-        expected_sums = operators.geo_sums(leaf, *arguments[1:])
-        expected = operators.geo_ratio(expected_sums, *weights)
+        _, target, mask, *rest = arguments
+        given = (target, mask, ratio[0], *rest, *ratio[1:])
+        loss, sums = operators.geo_loss(leaf, *given)
+        expected_sums = operators.geo_sums(leaf, target, mask, *rest)
+        expected = operators.geo_ratio(expected_sums, *ratio)
         assert torch.equal(sums, expected_sums)
         assert torch.equal(loss, expected)
         assert not sums.requires_grad
         with torch.no_grad():
-            assert torch.equal(operators.geo_loss(leaf, *arguments[1:], *weights)[0], expected)
+            assert torch.equal(operators.geo_loss(leaf, *given)[0], expected)
         if expected.requires_grad:
-            given = torch.randn(expected.shape, dtype=torch.float64).to(expected)
-            (ours,), (theirs,) = (torch.autograd.grad(each, leaf, given) for each in (loss, expected))
+            slope = torch.randn(expected.shape, dtype=torch.float64).to(expected)
+            (ours,), (theirs,) = (torch.autograd.grad(each, leaf, slope) for each in (loss, expected))
             assert torch.equal(ours, theirs)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from geoloss_kernels.datasets.anatomy import make_anatomy
-from geoloss_kernels.datasets.fields import smooth_noise
-from geoloss_kernels.datasets.lesions import MINIMUM_VOXELS, make_lesions, make_mimics
-from geoloss_kernels.datasets.scans import MODALITIES, Scan
-from geoloss_kernels.demo.phantom import DIFFICULTY, make_phantom, write_phantoms
+from geoloss_kernels.lesions.datasets.anatomy import make_anatomy
+from geoloss_kernels.lesions.datasets.fields import smooth_noise
+from geoloss_kernels.lesions.datasets.scans import MODALITIES, Scan
+from geoloss_kernels.lesions.datasets.simulated_lesions import MINIMUM_VOXELS, make_lesions, make_mimics
+from geoloss_kernels.lesions.demo.phantom import DIFFICULTY, make_phantom, write_phantoms
 
 ANY_CONNECTION = np.ones((3, 3, 3))
 

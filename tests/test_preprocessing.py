@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from geoloss_kernels.cli import main
-from geoloss_kernels.training import InputError, Subject
-from geoloss_kernels.training.preprocessing import (
+from geoloss_kernels.lesions.cli import main
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.preprocessing.preprocessing import (
     PreprocessingOptions,
     correct_bias,
     correct_subject,
     preprocess,
     register_rigidly,
 )
+from geoloss_kernels.lesions.subjects.subject import Subject
 
 SIZE = (64, 72, 40)
 SPACING = (2.0, 2.0, 3.0)

@@ -24,27 +24,27 @@ import torch
 from study_helpers import TINY, reproduce
 from training_helpers import make_subject, make_subjects
 
-from geoloss_kernels.cli import main
+from geoloss_kernels.lesions.cli import main
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.files import exclusive
+from geoloss_kernels.lesions.imaging.reading import load_images, load_mask
+from geoloss_kernels.lesions.preprocessing.preprocessing import correct_subject
+from geoloss_kernels.lesions.study import lga_row, paper
+from geoloss_kernels.lesions.study.cost import Cost, peak_memory
+from geoloss_kernels.lesions.study.document import Heading, Paragraph, Picture, Table, to_html, to_markdown
+from geoloss_kernels.lesions.study.measurements import THRESHOLDS, Measurements, mask_file, measure
+from geoloss_kernels.lesions.study.methods import METHODS, TITLES, VARIANTS
+from geoloss_kernels.lesions.study.paper import Rates
+from geoloss_kernels.lesions.study.patients import load_patients
+from geoloss_kernels.lesions.study.presets import PRESETS
+from geoloss_kernels.lesions.study.report import added_time, compare_with_baseline, findings, table_rows
+from geoloss_kernels.lesions.study.settings import open_study
+from geoloss_kernels.lesions.study.statistics import Row, by_subject, mean_rates, paired_p
+from geoloss_kernels.lesions.subjects.table import format_table
+from geoloss_kernels.lesions.training.named_losses import LOSSES
+from geoloss_kernels.lesions.training.network import NETWORKS
 from geoloss_kernels.metrics import LesionMetrics
 from geoloss_kernels.metrics.lesions import lesion_f1
-from geoloss_kernels.study import lga_row, paper
-from geoloss_kernels.study.cost import Cost, peak_memory
-from geoloss_kernels.study.document import Heading, Paragraph, Picture, Table, to_html, to_markdown
-from geoloss_kernels.study.measurements import THRESHOLDS, Measurements, mask_file, measure
-from geoloss_kernels.study.methods import METHODS, TITLES, VARIANTS
-from geoloss_kernels.study.paper import Rates
-from geoloss_kernels.study.patients import load_patients
-from geoloss_kernels.study.presets import PRESETS
-from geoloss_kernels.study.report import added_time, compare_with_baseline, findings, table_rows
-from geoloss_kernels.study.settings import open_study
-from geoloss_kernels.study.statistics import Row, by_subject, mean_rates, paired_p
-from geoloss_kernels.training import LOSSES
-from geoloss_kernels.training.errors import InputError
-from geoloss_kernels.training.files import exclusive
-from geoloss_kernels.training.network import NETWORKS
-from geoloss_kernels.training.preprocessing import correct_subject
-from geoloss_kernels.training.subjects import format_table
-from geoloss_kernels.training.volumes import load_images, load_mask
 
 NO_P = {"dice": math.nan, "lf1": math.nan}
 NAN = Rates(math.nan, math.nan, math.nan, math.nan)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from geoloss_kernels.training import InputError, Subject, load_subjects
-from geoloss_kernels.training.subjects import assign_splits, format_table, read_table
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.subjects.layouts import load_subjects
+from geoloss_kernels.lesions.subjects.splits import assign_splits
+from geoloss_kernels.lesions.subjects.subject import Subject
+from geoloss_kernels.lesions.subjects.table import format_table, read_table
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 from numerics import (
+    ACTIVATIONS,
     DEVICES,
     INTERPRETED,
     STENCIL_TERMS,
@@ -18,16 +19,17 @@ from numerics import (
     Arguments,
     compute,
     compute_with,
+    encoded,
 )
 from torch import Tensor
 
 from geoloss_kernels import backends, reference, use_backend
+from geoloss_kernels.terms import TERM_KINDS
 
 FIRST_ORDER = [name for name in STENCIL_TERMS if name.startswith("first_order")]
 CROSS_ENTROPY = [name for name in VOXEL_TERMS if name.startswith("cross_entropy")]
-LOGITS = [
-    sign * size for size in (0.0, 1e-6, 1e-3, 1.0, 10.0, 50.0, 80.0, 100.0, math.inf) for sign in (1, -1)
-]
+SIZES = (0.0, 1e-6, 1e-3, 1.0, 10.0, 50.0, 80.0, 100.0, 200.0, math.inf)
+LOGITS = [sign * size for size in SIZES for sign in (1, -1)]
 TARGETS = [0.0, 0.25, 1.0]
 
 
@@ -39,16 +41,16 @@ def probabilities(dtype: torch.dtype) -> list[float]:
 
 def arguments(input: Tensor, target: Tensor, term: str, activation: str, backend: str) -> Arguments:
     device = DEVICES[backend]
+    terms, parameters = encoded([term], dimensions=2)
     map_ = torch.linspace(-3, 2, len(input), dtype=input.dtype).view(-1, 1, 1, 1).expand_as(input[:, :1])
     return Arguments(
         input=input.to(device),
         target=target.to(device),
         mask=None,
-        map=map_.to(device) if term.startswith("map_") else None,
-        terms=[term],
-        activation=activation,
-        spacing=(1.0, 1.0),
-        axes=(0, 1),
+        maps=[map_.to(device)] if TERM_KINDS[term].reads_map else [],
+        terms=terms,
+        parameters=parameters,
+        activation=ACTIVATIONS.index(activation),
         ignore_index=None,
         include_background=True,
     )
@@ -84,19 +86,25 @@ class TestVoxelTerms:
         assert_values_and_slopes_match(backend, given, torch.finfo(dtype).eps)
 
     def test_range_of_softmax(self, backend, term, dtype):
-        # The cross-entropy terms read the rounded probability: log(1 - s) is not precise next to s = 1.
-        largest = 1.0 if term in CROSS_ENTROPY else 100.0
-        logits, target = grid([value for value in LOGITS if abs(value) <= largest], dtype)
+        logits, target = grid([value for value in LOGITS if math.isfinite(value)], dtype)
         pair = torch.cat([logits, torch.zeros_like(logits)], 1)
         given = arguments(pair, torch.cat([target, 1 - target], 1), term, "softmax", backend)
         assert_values_and_slopes_match(backend, given, torch.finfo(dtype).eps)
+
+    def test_range_of_softmax_of_three_channels(self, backend, term, dtype):
+        """Of which one, two or all are as large, and the largest is any."""
+        values = [-200.0, -100.0, -10.0, 0.0, 1e-3, 60.0, 100.0, 200.0]
+        triples = torch.cartesian_prod(*[torch.tensor(values, dtype=dtype)] * 3).view(-1, 3, 1, 1)
+        target = torch.eye(3, dtype=dtype)[torch.arange(len(triples)) % 3].view(triples.shape)
+        given = arguments(triples, 0.1 + 0.7 * target, term, "softmax", backend)
+        assert_values_and_slopes_match(backend, given, TOLERANCES[dtype].floor)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("term", ["prediction", *CROSS_ENTROPY])
 def test_range_of_logits_keeps_small_values_to_relative_precision(backend, term, dtype):
-    target = torch.tensor(1.0 if term == "cross_entropy_foreground" else 0.0, dtype=dtype)
-    sign = 1 if term == "cross_entropy_foreground" else -1
+    sign = 1 if TERM_KINDS[term].reads_log_prediction else -1
+    target = torch.tensor(1.0 if sign > 0 else 0.0, dtype=dtype)
     logits = sign * torch.linspace(0, 80, 161, dtype=dtype).view(-1, 1, 1, 1)
     given = arguments(logits, target.expand_as(logits), term, "sigmoid", backend)
     ours, exact = compute_with(backend, given), compute(reference.geo_sums, given.widened())
@@ -139,7 +147,7 @@ class TestHalfPrecision:
         volume = torch.zeros_like(numbers).requires_grad_()
         given = arguments(volume, numbers, "intersection", "none", backend)
         with use_backend(backend):
-            sums = backends.operators(volume).geo_sums(volume, *given[1:])
+            sums = backends.operators(volume).geo_sums(*given)
             (slope,) = torch.autograd.grad(sums, volume, torch.ones_like(sums))
         torch.testing.assert_close(slope, numbers, rtol=0, atol=0, equal_nan=True)
 
@@ -155,6 +163,6 @@ class TestHalfPrecision:
         volumes = torch.zeros(len(wanted), 1, 1, 1, dtype=dtype, device=wanted.device).requires_grad_()
         given = arguments(volumes, torch.zeros_like(volumes), "prediction", "none", backend)
         with use_backend(backend):
-            sums = backends.operators(volumes).geo_sums(volumes, *given[1:])
+            sums = backends.operators(volumes).geo_sums(*given)
             (slope,) = torch.autograd.grad(sums, volumes, wanted.view(-1, 1, 1))
         torch.testing.assert_close(slope.flatten(), wanted.to(dtype), rtol=0, atol=0, equal_nan=True)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from geoloss_kernels.training import InputError, TrainingConfig, load_config
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.training.config import TrainingConfig, load_config
 
 
 def test_defaults_are_the_papers_recipe() -> None:

@@ -20,18 +20,12 @@ from training_helpers import (
     write_image,
 )
 
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.evaluation.evaluation import evaluate, evaluate_folders
+from geoloss_kernels.lesions.prediction.prediction import Model, predict_subject, save_prediction
+from geoloss_kernels.lesions.subjects.subject import Subject
+from geoloss_kernels.lesions.training.inference import predict_probability, to_mask
 from geoloss_kernels.metrics import lesion_metrics
-from geoloss_kernels.training import (
-    InputError,
-    Model,
-    Subject,
-    evaluate,
-    evaluate_folders,
-    predict_probability,
-    predict_subject,
-    save_prediction,
-)
-from geoloss_kernels.training.inference import to_mask
 
 CPU = torch.device("cpu")
 

@@ -14,22 +14,14 @@ import torch
 from torch import nn
 from training_helpers import SHAPE, make_arrays, make_subjects, tiny_config, write_image
 
-from geoloss_kernels.training import (
-    LOSSES,
-    NETWORKS,
-    EpochRecord,
-    InputError,
-    Subject,
-    TrainingResult,
-    build_loss,
-    build_network,
-    load_model,
-    resume,
-    train,
-)
-from geoloss_kernels.training.curves import draw_progress
-from geoloss_kernels.training.loop import steps_per_epoch
-from geoloss_kernels.training.run_folder import RunFolder, load_checkpoint
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.prediction.prediction import load_model
+from geoloss_kernels.lesions.subjects.subject import Subject
+from geoloss_kernels.lesions.training.curves import draw_progress
+from geoloss_kernels.lesions.training.loop import TrainingResult, resume, steps_per_epoch, train
+from geoloss_kernels.lesions.training.named_losses import LOSSES, build_loss
+from geoloss_kernels.lesions.training.network import NETWORKS, build_network
+from geoloss_kernels.lesions.training.run_folder import EpochRecord, RunFolder, load_checkpoint
 
 
 class KilledError(Exception):

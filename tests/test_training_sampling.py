@@ -8,15 +8,16 @@ import torch
 from torch.utils.data import DataLoader
 from training_helpers import make_subjects, tiny_config
 
-from geoloss_kernels.training.augmentation import augment, elastic_deformation, intensity_shift
-from geoloss_kernels.training.sampling import (
+from geoloss_kernels.lesions.imaging.grid import Grid
+from geoloss_kernels.lesions.training.augmentation import augment, elastic_deformation, intensity_shift
+from geoloss_kernels.lesions.training.sampling import (
     CropDataset,
     EpochBatches,
     VolumeStore,
     random_crop,
     torch_generator,
 )
-from geoloss_kernels.training.volumes import Grid, Volume
+from geoloss_kernels.lesions.training.volumes import Volume
 
 
 def coordinate_volume(shape: tuple[int, int, int], lesion: tuple[int, int, int] | None) -> Volume:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from geoloss_kernels.training.losses import LOSSES
-from geoloss_kernels.training.schedules import SCHEDULES, weights_at
+from geoloss_kernels.lesions.training.loss_schedules import SCHEDULES, weights_at
+from geoloss_kernels.lesions.training.named_losses import LOSSES
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,12 @@ import pytest
 import torch
 from training_helpers import LAS_AFFINE, MODALITIES, SHAPE, make_arrays, make_subject, write_image
 
-from geoloss_kernels.training import InputError
-from geoloss_kernels.training.volumes import Grid, check_subject, load_mask, load_volume, save_image
+from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.imaging.grid import Grid
+from geoloss_kernels.lesions.imaging.reading import load_mask
+from geoloss_kernels.lesions.imaging.writing import save_image
+from geoloss_kernels.lesions.subjects.checks import check_subject
+from geoloss_kernels.lesions.training.volumes import load_volume
 
 # Voxel axes (I, P, L) with 3, 2 and 1 mm voxels.
 PERMUTED_AFFINE = np.array([[0.0, 0, -1, 50], [0, -2, 0, 60], [-3, 0, 0, 70], [0, 0, 0, 1]])

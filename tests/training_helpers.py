@@ -7,7 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from geoloss_kernels.training import Subject, TrainingConfig
+from geoloss_kernels.lesions.subjects.subject import Subject
+from geoloss_kernels.lesions.training.config import TrainingConfig
 
 MODALITIES = ("t1", "t2", "flair")
 SHAPE = (24, 28, 20)

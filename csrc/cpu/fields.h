@@ -72,6 +72,9 @@ class Fields {
     return in_place_[field] ? tensor_rows(tensor(field), channel, b) : rows_of(ring_[field], channel, b);
   }
 
+  // From one channel's rows of a field to the next's.
+  int64_t pitch_of(Field field) const { return in_place_[field] ? tensor(field).stride_c : channel_pitch; }
+
   // Null where nothing is stored.
   Rows<T> buffer(Field field, int64_t channel, const Block& b) const {
     if (!wanted_[field] || in_place_[field]) return {};

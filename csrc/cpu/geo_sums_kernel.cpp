@@ -66,6 +66,7 @@ class Tile {
   }
 
   void backward() {
+    gradient_.set_coefficients();
     clear_carry();
     for (int64_t z = max(0, f_.tile.z_begin - f_.halo_before); z < f_.tile.z_end + plan_.reach(); ++z) {
       clear_carry_along_y();
@@ -123,6 +124,7 @@ class Tile {
     f_.channel_pitch = next - workspace;
     next = workspace + f_.channel_pitch * f_.tiling.channels;
     producer_.take_buffers(next);
+    if (f_.backward) gradient_.take_coefficients(next);
     lane_sums_ = reinterpret_cast<V*>(next);
     next += f_.tiling.channels * p_.term_count * V::kCount;
     workspace_elements_ = next - workspace;

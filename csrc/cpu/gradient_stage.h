@@ -1,7 +1,9 @@
 // The last stage of the backward pass: the slopes of all terms at a block, through the activation, to the
-// rows of the gradient.
+// rows of the gradient, in one go.
 //
-// Of a voxel's channel, p, h and b are the slopes with respect to s, log s and log(1 - s). Through
+// Of a voxel's channel, p, h and b are the slopes with respect to s, log s and log(1 - s). Most terms have
+// them affine in g and s, so that a channel's coefficients say all; what stencils and the other terms add to
+// p waits in rows. Through
 //   no activation   p + h / s - b / (1 - s), the divisors clamped
 //   a sigmoid       p s (1 - s) + h (1 - s) - b s
 //   a softmax       q_j - s_j Σ_c q_c with q_c = s_c p_c + h_c - b_c s_c / (1 - s_c)
@@ -14,6 +16,40 @@
 
 namespace geoloss::GEOLOSS_ISA {
 
+// Calls the function with the condition as a type.
+template <class Function>
+GEOLOSS_SIMD void with_static(bool condition, Function function) {
+  condition ? function(std::true_type{}) : function(std::false_type{});
+}
+
+// p = constant + of_target g + of_prediction s, h = log_constant + log_of_target g, b = complement (g - 1).
+template <class T>
+struct SlopeCoefficients {
+  T constant = 0, of_target = 0, of_prediction = 0;
+  T log_constant = 0, log_of_target = 0;
+  T complement = 0;
+
+  // False for a term that has its slope in rows.
+  bool take(TermKind kind, T weight) {
+    switch (kind) {
+      case TermKind::kCount:
+      case TermKind::kTarget:
+      case TermKind::kTargetSquared: return true;
+      case TermKind::kPrediction: constant += weight; return true;
+      case TermKind::kIntersection: of_target += weight; return true;
+      case TermKind::kPredictionSquared: of_prediction += 2 * weight; return true;
+      case TermKind::kCrossEntropyForeground: log_of_target -= weight; return true;
+      case TermKind::kCrossEntropyUniform: log_constant -= weight; return true;
+      case TermKind::kCrossEntropyBackground: complement += weight; return true;
+      default: return false;
+    }
+  }
+
+  GEOLOSS_SIMD Lanes<T> slope(Lanes<T> g) const { return of_target * g + constant; }
+  GEOLOSS_SIMD Lanes<T> log_slope(Lanes<T> g) const { return log_of_target * g + log_constant; }
+  GEOLOSS_SIMD Lanes<T> complement_slope(Lanes<T> g) const { return complement * (g - Lanes<T>(T(1))); }
+};
+
 template <class T>
 class GradientStage {
  public:
@@ -21,19 +57,37 @@ class GradientStage {
   using Variable = terms::Variable;
 
   GradientStage(const Fields<T>& fields)
-      : f_(fields), p_(fields.p), in_place_(fields.readable_in_place(p_.grad_input)) {}
-
-  void take_buffers(T*& next) {
-    gradient_ = f_.take_block(next);
-    for (Ring<T>& rows : of_variable_) rows = f_.take_block(next);
+      : f_(fields), p_(fields.p), in_place_(fields.readable_in_place(p_.grad_input)) {
+    has_logs_ = f_.plan.has(Variable::kLogPrediction) || f_.plan.has(Variable::kLogComplement);
+    has_rows_ = f_.plan.stencil_count > 0;
+    for (int i = 0; i < f_.plan.voxel_count; ++i) has_rows_ |= has_rows(f_.plan.voxel[i]);
+    for (int i = 0; i < f_.plan.voxel_count; ++i) {
+      for (int k = 0; k < f_.plan.voxel[i].set->count; ++k) {
+        const TermKind kind = f_.plan.voxel[i].set->kinds[k];
+        has_coefficients_ |= kind == TermKind::kPrediction || kind == TermKind::kIntersection;
+        has_prediction_ |= kind == TermKind::kPredictionSquared;
+      }
+    }
   }
 
-  Rows<T> rows(int64_t c, const Block& b) const {
-    return in_place_ ? f_.tensor_rows(p_.grad_input, c, b) : f_.rows_of(gradient_, c, b);
+  // `next` is in the workspace of channel 0; `coefficients` is shared by all channels.
+  void take_buffers(T*& next) { gradient_ = f_.take_block(next); }
+  void take_coefficients(T*& next) {
+    coefficients_ = reinterpret_cast<SlopeCoefficients<T>*>(next);
+    next += ceil_divide(f_.tiling.channels * sizeof(SlopeCoefficients<T>), sizeof(V)) * V::kCount;
   }
 
-  // Rows that nobody reads.
-  Rows<T> scratch(int64_t c, const Block& b) const { return f_.rows_of(gradient_, c, b); }
+  // Once, before the first block: from ∂L/∂S.
+  void set_coefficients() {
+    for (int64_t c = 0; c < f_.tiling.channels; ++c) {
+      coefficients_[c] = {};
+      if (f_.c + c < p_.first_channel) continue;
+      for (int i = 0; i < f_.plan.voxel_count; ++i) {
+        const auto& [set, columns, map] = f_.plan.voxel[i];
+        for (int k = 0; k < set->count; ++k) coefficients_[c].take(set->kinds[k], weights(c)[columns[k]]);
+      }
+    }
+  }
 
   // ∂L/∂S of a channel's terms.
   const T* weights(int64_t c) const {
@@ -42,142 +96,191 @@ class GradientStage {
     return static_cast<const T*>(p_.grad_sums) + row * p_.term_count;
   }
 
+  // Rows that nobody reads.
+  Rows<T> scratch(int64_t c, const Block& b) const { return f_.rows_of(gradient_, c, b); }
+
   // add_stencil_slopes(c, block, rows): adds what the stencil terms have.
   template <class AddStencilSlopes>
-  void write(const Block& b, AddStencilSlopes add_stencil_slopes) {
+  void write(const Block& b, AddStencilSlopes add_stencil_slopes) const {
     if (b.empty()) return;
-    for (int64_t c = 0; c < f_.tiling.channels; ++c) {
-      add_slopes(c, b, add_stencil_slopes);
-      leave_out(f_.rows(kValid, c, b), rows(c, b), f_.extent(b), T(0));
-      for (const Variable variable : {Variable::kLogPrediction, Variable::kLogComplement}) {
-        if (f_.plan.has(variable))
-          leave_out(f_.rows(kValid, c, b), slopes(variable, c, b), f_.extent(b), T(0));
-      }
-    }
-    if (p_.activation == Activation::kNone) through_logarithms(b);
+    for (int64_t c = 0; has_rows_ && c < f_.tiling.channels; ++c) add_rows(c, b, add_stencil_slopes);
+    if (p_.activation == Activation::kNone) through_none(b);
     if (p_.activation == Activation::kSigmoid) through_sigmoid(b);
     if (p_.activation == Activation::kSoftmax) through_softmax(b);
     for (int64_t c = 0; c < f_.tiling.channels && !in_place_; ++c) store(c, b);
   }
 
  private:
-  Rows<T> slopes(Variable variable, int64_t c, const Block& b) const {
-    if (variable == Variable::kPrediction) return rows(c, b);
-    if (!f_.plan.has(variable)) return {};
-    return f_.rows_of(of_variable_[variable == Variable::kLogComplement], c, b);
+  static bool has_rows(const RequestedVoxelTerms<T>& request) {
+    bool rows = false;
+    for (int k = 0; k < request.set->count; ++k)
+      rows |= !SlopeCoefficients<T>{}.take(request.set->kinds[k], T(0));
+    return rows;
+  }
+
+  Rows<T> rows(int64_t c, const Block& b) const {
+    return in_place_ ? f_.tensor_rows(p_.grad_input, c, b) : f_.rows_of(gradient_, c, b);
   }
 
   template <class AddStencilSlopes>
-  void add_slopes(int64_t c, const Block& b, AddStencilSlopes add_stencil_slopes) {
-    const bool summed = f_.c + c >= p_.first_channel;
-    for (const Variable variable :
-         {Variable::kPrediction, Variable::kLogPrediction, Variable::kLogComplement}) {
-      if (variable != Variable::kPrediction && !f_.plan.has(variable)) continue;
-      GradientRows<T> gradient{slopes(variable, c, b), f_.extent(b)};
-      if (summed && variable == Variable::kPrediction && f_.plan.stencil_count > 0)
-        add_stencil_slopes(c, b, gradient);
-      if (summed) add_voxel_slopes(variable, c, b, gradient);
-      if (!gradient.written) clear(gradient.rows, gradient.size);
+  void add_rows(int64_t c, const Block& b, AddStencilSlopes add_stencil_slopes) const {
+    GradientRows<T> gradient{rows(c, b), f_.extent(b)};
+    if (f_.c + c >= p_.first_channel) {
+      if (f_.plan.stencil_count > 0) add_stencil_slopes(c, b, gradient);
+      for (int i = 0; i < f_.plan.voxel_count; ++i) {
+        const auto& [set, columns, map] = f_.plan.voxel[i];
+        if (set->add_slope && has_rows(f_.plan.voxel[i]))
+          set->add_slope(voxel_rows(f_, c, b, map), gradient, weights(c), columns);
+      }
     }
+    if (!gradient.written) clear(gradient.rows, gradient.size);
   }
 
-  void add_voxel_slopes(Variable variable, int64_t c, const Block& b, GradientRows<T>& gradient) const {
-    for (int i = 0; i < f_.plan.voxel_count; ++i) {
-      const auto& [set, columns, map] = f_.plan.voxel[i];
-      if (!set->add_slope || set->variable != variable) continue;
-      set->add_slope(voxel_rows(f_, c, b, map), gradient, weights(c), columns);
-    }
+  // Calls function(has_rows, has_logs, masked), each a type.
+  template <class Function>
+  GEOLOSS_SIMD void with_switches(Function function) const {
+    with_static(has_rows_, [&](auto has_rows) GEOLOSS_LAMBDA_INLINE {
+      with_static(has_logs_, [&](auto has_logs) GEOLOSS_LAMBDA_INLINE {
+        with_static(f_.plan.masked,
+                    [&](auto masked) GEOLOSS_LAMBDA_INLINE { function(has_rows, has_logs, masked); });
+      });
+    });
   }
 
-  void through_logarithms(const Block& b) const {
-    const Rows<const T> prediction = f_.rows(kPrediction, 0, b);
+  void through_none(const Block& b) const {
+    if (has_rows_ && !has_coefficients_ && !has_prediction_ && !has_logs_)
+      return leave_out(f_.rows(kValid, 0, b), rows(0, b), f_.extent(b), T(0));
+    const SlopeCoefficients<T> k = coefficients_[0];
+    const Rows<const T> prediction = f_.rows(kPrediction, 0, b), target = f_.rows(kTarget, 0, b);
+    const Rows<const T> valid = f_.rows(kValid, 0, b);
     const Rows<T> gradient = rows(0, b);
-    const Rows<T> of_log = slopes(Variable::kLogPrediction, 0, b);
-    const Rows<T> of_complement = slopes(Variable::kLogComplement, 0, b);
-    if (!of_log && !of_complement) return;
-    for_each_vector<T>(f_.extent(b), [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
-      const V s = V::load(prediction.at(y, x));
-      V result = V::load(gradient.at(y, x));
-      if (of_log) result += V::load(of_log.at(y, x)) * terms::clamped_logarithm_slope(s);
-      if (of_complement)
-        result += -V::load(of_complement.at(y, x)) * terms::clamped_logarithm_slope(V(T(1)) - s);
-      result.store(gradient.at(y, x));
+    with_switches([&](auto has_rows, auto has_logs, auto masked) GEOLOSS_LAMBDA_INLINE {
+      for_each_vector<T>(f_.extent(b), [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
+        T* const to = gradient.at(y, x);
+        const V g = V::load(target.at(y, x));
+        V result = k.slope(g);
+        if (has_rows) result += V::load(to);
+        if (has_logs || has_prediction_) {
+          const V s = V::load(prediction.at(y, x));
+          result += k.of_prediction * s;
+          if (has_logs) {
+            result += k.log_slope(g) * terms::clamped_logarithm_slope(s);
+            result += -k.complement_slope(g) * terms::clamped_logarithm_slope(V(T(1)) - s);
+          }
+        }
+        if (masked) result = select(V::load(valid.at(y, x)) == V(T(0)), V(T(0)), result);
+        if (!has_rows) prefetch<kWrite>(to);
+        result.store(to);
+      });
     });
   }
 
   void through_sigmoid(const Block& b) const {
-    const Rows<const T> prediction = f_.rows(kPrediction, 0, b);
+    const SlopeCoefficients<T> k = coefficients_[0];
+    const Rows<const T> prediction = f_.rows(kPrediction, 0, b), target = f_.rows(kTarget, 0, b);
+    const Rows<const T> valid = f_.rows(kValid, 0, b);
     const Rows<T> gradient = rows(0, b);
-    const Rows<T> of_log = slopes(Variable::kLogPrediction, 0, b);
-    const Rows<T> of_complement = slopes(Variable::kLogComplement, 0, b);
-    for_each_vector<T>(f_.extent(b), [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
-      const V s = V::load(prediction.at(y, x));
-      const V complement = V(T(1)) - s;
-      V result = V::load(gradient.at(y, x)) * (s * complement);
-      if (of_log) result += V::load(of_log.at(y, x)) * complement;
-      if (of_complement) result += -V::load(of_complement.at(y, x)) * s;
-      result.store(gradient.at(y, x));
+    with_switches([&](auto has_rows, auto has_logs, auto masked) GEOLOSS_LAMBDA_INLINE {
+      for_each_vector<T>(f_.extent(b), [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
+        T* const to = gradient.at(y, x);
+        const V s = V::load(prediction.at(y, x)), g = V::load(target.at(y, x));
+        const V complement = V(T(1)) - s;
+        V p = k.of_prediction * s + k.slope(g);
+        if (has_rows) p += V::load(to);
+        V result = p * (s * complement);
+        if (has_logs) result += k.log_slope(g) * complement - k.complement_slope(g) * s;
+        if (masked) result = select(V::load(valid.at(y, x)) == V(T(0)), V(T(0)), result);
+        if (!has_rows) prefetch<kWrite>(to);
+        result.store(to);
+      });
     });
+  }
+
+  // The rows of all channels.
+  template <class Element>
+  struct Channels {
+    Rows<Element> first;
+    int64_t pitch;
+    GEOLOSS_SIMD Element* at(int64_t c, int64_t y, int64_t x) const { return first.at(y, x) + c * pitch; }
+  };
+  struct SoftmaxRows {
+    Channels<T> gradient;
+    Channels<const T> softmax, target, valid;
+  };
+
+  Channels<const T> channels_of(Field field, const Block& b) const {
+    return {f_.rows(field, 0, b), f_.pitch_of(field)};
+  }
+
+  SoftmaxRows softmax_rows(const Block& b) const {
+    return {{rows(0, b), in_place_ ? p_.grad_input.stride_c : f_.channel_pitch},
+            channels_of(f_.has(kSoftmax) ? kSoftmax : kPrediction, b),
+            channels_of(kTarget, b),
+            channels_of(kValid, b)};
+  }
+
+  // s p + h of a channel at one place.
+  template <class HasRows, class HasLogs>
+  GEOLOSS_SIMD V through_probability(const SoftmaxRows& at, int64_t c, int64_t y, int64_t x, HasRows has_rows,
+                                     HasLogs has_logs) const {
+    const SlopeCoefficients<T>& k = coefficients_[c];
+    const V s = V::load(at.softmax.at(c, y, x)), g = V::load(at.target.at(c, y, x));
+    V p = k.of_prediction * s + k.slope(g);
+    if (has_rows) p += V::load(at.gradient.at(c, y, x));
+    return has_logs ? s * p + k.log_slope(g) : s * p;
   }
 
   void through_softmax(const Block& b) const {
-    const int64_t channels = f_.tiling.channels, pitch = f_.channel_pitch;
-    const Field field = f_.has(kSoftmax) ? kSoftmax : kPrediction;
-    const Rows<const T> softmax = f_.rows(field, 0, b);
-    const Rows<T> of_log = slopes(Variable::kLogPrediction, 0, b);
-    const Rows<T> of_complement = slopes(Variable::kLogComplement, 0, b);
-    Gradients gradients(*this, b);
-    if (of_complement) return through_softmax_of_complements(b, softmax, of_log, of_complement, gradients);
-    for_each_vector<T>(f_.extent(b), [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
-      V total(T(0));
-      for (int64_t c = 0; c < channels; ++c) {
-        T* const gradient = gradients.at(c, y, x);
-        V q = V::load(softmax.at(y, x) + c * pitch) * V::load(gradient);
-        if (of_log) q += V::load(of_log.at(y, x) + c * pitch);
-        q.store(gradient);
-        total += q;
-      }
-      for (int64_t c = 0; c < channels; ++c) {
-        T* const gradient = gradients.at(c, y, x);
-        (V::load(gradient) - V::load(softmax.at(y, x) + c * pitch) * total).store(gradient);
-      }
+    if (f_.plan.has(Variable::kLogComplement)) return through_softmax_of_complements(b);
+    const int64_t channels = f_.tiling.channels;
+    const SoftmaxRows at = softmax_rows(b);
+    with_switches([&](auto has_rows, auto has_logs, auto masked) GEOLOSS_LAMBDA_INLINE {
+      for_each_vector<T>(f_.extent(b), [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
+        V total(T(0));
+        for (int64_t c = 0; c < channels; ++c) {
+          V q = through_probability(at, c, y, x, has_rows, has_logs);
+          if (masked) q = select(V::load(at.valid.at(c, y, x)) == V(T(0)), V(T(0)), q);
+          q.store(at.gradient.at(c, y, x));
+          total += q;
+        }
+        for (int64_t c = 0; c < channels; ++c) {
+          T* const to = at.gradient.at(c, y, x);
+          (V::load(to) - V::load(at.softmax.at(c, y, x)) * total).store(to);
+        }
+      });
     });
   }
 
-  // A channel's rows, in the tensor or in buffers.
-  struct Gradients {
-    Rows<T> first;
-    int64_t pitch;
-    Gradients(const GradientStage& stage, const Block& b)
-        : first(stage.rows(0, b)),
-          pitch(stage.in_place_ ? stage.p_.grad_input.stride_c : stage.f_.channel_pitch) {}
-    GEOLOSS_SIMD T* at(int64_t c, int64_t y, int64_t x) const { return first.at(y, x) + c * pitch; }
-  };
-
-  void through_softmax_of_complements(const Block& b, Rows<const T> softmax, Rows<const T> of_log,
-                                      Rows<const T> of_complement, const Gradients& gradients) const {
-    const int64_t channels = f_.tiling.channels, pitch = f_.channel_pitch;
-    const Rows<const T> logits = f_.rows(kLogit, 0, b);
-    for_each_vector<T>(f_.extent(b), [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
-      const OtherChannels<T> others(logits.at(y, x), pitch, channels);
-      V total(T(0)), of_maximum(T(0));
-      for (int64_t c = 0; c < channels; ++c) {
-        const V s = V::load(softmax.at(y, x) + c * pitch);
-        const V slope = V::load(of_complement.at(y, x) + c * pitch);
-        V q = s * V::load(gradients.at(c, y, x));
-        if (of_log) q += V::load(of_log.at(y, x) + c * pitch);
-        q += select(others.is_maximum(c), V(T(0)), -slope * s / (V(T(1)) - s));
-        of_maximum += select(others.is_maximum(c), slope * s, V(T(0)));
-        q.store(gradients.at(c, y, x));
-        total += q;
-      }
-      for (int64_t c = 0; c < channels; ++c) {
-        const V s = V::load(softmax.at(y, x) + c * pitch);
-        const V share = others.share(V::load(logits.at(y, x) + c * pitch), c);
-        const V through_maximum = of_maximum * (share - select(others.is_maximum(c), V(T(1)), V(T(0))));
-        const V gradient = V::load(gradients.at(c, y, x)) - s * total;
-        (gradient + through_maximum).store(gradients.at(c, y, x));
-      }
+  void through_softmax_of_complements(const Block& b) const {
+    const int64_t channels = f_.tiling.channels;
+    const SoftmaxRows at = softmax_rows(b);
+    const Channels<const T> logits = channels_of(kLogit, b);
+    with_switches([&](auto has_rows, auto has_logs, auto masked) GEOLOSS_LAMBDA_INLINE {
+      for_each_vector<T>(f_.extent(b), [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
+        const OtherChannels<T> others(logits.at(0, y, x), logits.pitch, channels);
+        V total(T(0)), of_maximum(T(0));
+        for (int64_t c = 0; c < channels; ++c) {
+          const V s = V::load(at.softmax.at(c, y, x)), g = V::load(at.target.at(c, y, x));
+          V q = through_probability(at, c, y, x, has_rows, has_logs);
+          V through_complement = coefficients_[c].complement_slope(g) * s;
+          if (masked) {
+            const auto invalid = V::load(at.valid.at(c, y, x)) == V(T(0));
+            q = select(invalid, V(T(0)), q);
+            through_complement = select(invalid, V(T(0)), through_complement);
+          }
+          const auto is_maximum = others.is_maximum(c);
+          q += select(is_maximum, V(T(0)), -through_complement / (V(T(1)) - s));
+          of_maximum += select(is_maximum, through_complement, V(T(0)));
+          q.store(at.gradient.at(c, y, x));
+          total += q;
+        }
+        for (int64_t c = 0; c < channels; ++c) {
+          T* const to = at.gradient.at(c, y, x);
+          const V share = others.share(V::load(logits.at(c, y, x)), c);
+          const V moved = share - select(others.is_maximum(c), V(T(1)), V(T(0)));
+          (V::load(to) - V::load(at.softmax.at(c, y, x)) * total + of_maximum * moved).store(to);
+        }
+      });
     });
   }
 
@@ -193,8 +296,10 @@ class GradientStage {
   const Fields<T>& f_;
   const GeoSumsParams& p_;
   const bool in_place_;
+  bool has_rows_, has_logs_;
+  bool has_coefficients_ = false, has_prediction_ = false;  // p is more than its rows; it reads s
   Ring<T> gradient_;
-  Ring<T> of_variable_[2];  // with respect to log s and log(1 - s)
+  SlopeCoefficients<T>* coefficients_;  // [channels]
 };
 
 }  // namespace geoloss::GEOLOSS_ISA

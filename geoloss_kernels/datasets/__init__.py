@@ -1,7 +1,0 @@
-"""Data sets like those of Zhang et al., ISBI 2021, made up (optional extra ``datasets``)."""
-
-from geoloss_kernels.datasets.difficulty import Difficulty
-from geoloss_kernels.datasets.generation import make_dataset
-from geoloss_kernels.datasets.recipe import DatasetRecipe
-
-__all__ = ["make_dataset", "DatasetRecipe", "Difficulty"]

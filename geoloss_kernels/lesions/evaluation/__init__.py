@@ -1,0 +1,1 @@
+"""Comparison of predictions with references, as tables."""

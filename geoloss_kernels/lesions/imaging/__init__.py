@@ -1,0 +1,1 @@
+"""Image files: one way to read and write them, their grids, and registration."""

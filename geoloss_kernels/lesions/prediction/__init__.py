@@ -1,0 +1,1 @@
+"""Masks and probabilities of a trained network."""

@@ -1,0 +1,1 @@
+"""From raw scans to what the network takes."""

@@ -1,0 +1,1 @@
+"""Which files are one subject, and which split it belongs to."""

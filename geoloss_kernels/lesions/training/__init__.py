@@ -1,0 +1,1 @@
+"""Training of a 3-D lesion segmentation network."""
