@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from geoloss_kernels import backends, use_backend
-from geoloss_kernels.formulas import Formula
+from geoloss_kernels.call import ACTIVATIONS
+from geoloss_kernels.formulas import CallTraits, Formula
+from geoloss_kernels.passes import Geometry, passes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Arrays = tuple[int, int]
@@ -102,14 +104,18 @@ def of_operators(
             backends.operators(input)  # loads the library
         operators = getattr(torch.ops, library)
         dimensions = input.ndim - 2
-        arguments = (input, target, None, None, formula.terms, activation)
-        options = ([1.0] * dimensions, list(range(dimensions)), None, True)
-        sums = operators.geo_sums(*arguments, *options)
-        one = sums.new_full(sums.shape[:2], 1 / sums.shape[:2].numel())
-        grad_sums = operators.geo_ratio_backward(one, sums, formula.numerator, formula.denominator)
+        traits = CallTraits(activation, input.shape[1], label_map=False, reduction="mean")
+        (planned,) = passes(formula, traits, True, False, Geometry(dimensions, None))
+        encoded = planned.encoded
+        number = ACTIVATIONS.index(activation)
+        arguments = (input, target, None, [], encoded.terms, encoded.parameters, number, None, True)
+        sums = operators.geo_sums(*arguments)
+        one = sums.new_ones(())
+        ratio = (planned.fractions, planned.weights, planned.reduction)
+        grad_sums = operators.geo_ratio_backward(one, sums, None, *ratio)
         return Steps(
-            lambda: operators.geo_sums(*arguments, *options),
-            lambda _: operators.geo_sums_backward(grad_sums, *arguments, *options),
+            lambda: operators.geo_sums(*arguments),
+            lambda _: operators.geo_sums_backward(grad_sums, *arguments),
         )
 
     return Provider(name, prepare)

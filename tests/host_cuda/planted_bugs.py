@@ -103,8 +103,8 @@ BUGS = (
     PlantedBug(
         name="a barrier that some threads pass by",
         file="tile.cuh",
-        right="function(of, slopes(tile, of));\n    });",
-        wrong="function(of, slopes(tile, of));\n    });\n    if (PLANTED && threadIdx.x < 32) __syncthreads();",
+        right="slopes(tile, of));\n    });",
+        wrong="slopes(tile, of));\n    });\n    if (PLANTED && threadIdx.x < 32) __syncthreads();",
         caught_by="address",
         report="divergent barrier",
     ),
