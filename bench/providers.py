@@ -108,7 +108,8 @@ def of_operators(
         (planned,) = passes(formula, traits, True, False, Geometry(dimensions, None))
         encoded = planned.encoded
         number = ACTIVATIONS.index(activation)
-        arguments = (input, target, None, [], encoded.terms, encoded.parameters, number, None, True)
+        maps: list[Tensor] = []
+        arguments = (input, target, None, maps, encoded.terms, encoded.parameters, number, None, True)
         sums = operators.geo_sums(*arguments)
         one = sums.new_ones(())
         ratio = (planned.fractions, planned.weights, planned.reduction)
