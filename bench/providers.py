@@ -103,20 +103,17 @@ def of_operators(
         with use_backend(backend):
             backends.operators(input)  # loads the library
         operators = getattr(torch.ops, library)
-        dimensions = input.ndim - 2
-        traits = CallTraits(activation, input.shape[1], label_map=False, reduction="mean")
-        (planned,) = passes(formula, traits, True, False, Geometry(dimensions, None))
-        encoded = planned.encoded
-        number = ACTIVATIONS.index(activation)
-        maps: list[Tensor] = []
-        arguments = (input, target, None, maps, encoded.terms, encoded.parameters, number, None, True)
-        sums = operators.geo_sums(*arguments)
-        one = sums.new_ones(())
-        ratio = (planned.fractions, planned.weights, planned.reduction)
-        grad_sums = operators.geo_ratio_backward(one, sums, None, *ratio)
+        traits = CallTraits(activation, input.shape[1], target.shape != input.shape, "mean")
+        (one_pass,) = passes(formula, traits, True, False, Geometry(input.ndim - 2, None))
+        encoded = one_pass.encoded
+        arguments = (input, target, None, [], encoded.terms, encoded.parameters)
+        options = (ACTIVATIONS.index(activation), None, True)
+        sums = operators.geo_sums(*arguments, *options)
+        ratio = (None, one_pass.fractions, one_pass.weights, one_pass.reduction)
+        grad_sums = operators.geo_ratio_backward(sums.new_ones(()), sums, *ratio)
         return Steps(
-            lambda: operators.geo_sums(*arguments),
-            lambda _: operators.geo_sums_backward(grad_sums, *arguments),
+            lambda: operators.geo_sums(*arguments, *options),
+            lambda _: operators.geo_sums_backward(grad_sums, *arguments, *options),
         )
 
     return Provider(name, prepare)

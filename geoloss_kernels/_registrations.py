@@ -56,9 +56,7 @@ def register(namespace: str) -> Operators:
     for name in Overloads._fields:
         register_fake(f"{namespace}::{name}", _FAKES[name])
 
-    def geo_sums(
-        input: Tensor, target: Tensor, mask: OptionalTensor, maps: Maps, *options: Any
-    ) -> Tensor:
+    def geo_sums(input: Tensor, target: Tensor, mask: OptionalTensor, maps: Maps, *options: Any) -> Tensor:
         return differentiable(_GeoSums, overloads, options, input, target, mask, *maps)
 
     def geo_ratio(sums: Tensor, channel_weights: OptionalTensor, *options: Any) -> Tensor:
@@ -159,8 +157,30 @@ def differentiable(function: type[_Derivative], *arguments: Any) -> Any:
         return function.eager.apply(*arguments)
     except RuntimeError as error:
         if "setup_context" not in str(error):
-            raise
-    return function.apply(*arguments)
+            raise _in_own_words(error) from None
+    try:
+        return function.apply(*arguments)
+    except RuntimeError as error:
+        raise _in_own_words(error) from None
+
+
+_REFUSALS = {
+    "implement the jvp function": (
+        "the fused losses have no forward derivative; differentiate backward, or use "
+        'geoloss_kernels.use_backend("reference")'
+    ),
+    "Batching rule not implemented": (
+        "the fused losses have no derivative for is_grads_batched and vectorize=True; use torch.func.jacrev"
+    ),
+}
+"""What torch says of a transform that the operators cannot take part in, and what we say."""
+
+
+def _in_own_words(error: RuntimeError) -> RuntimeError:
+    for theirs, ours in _REFUSALS.items():
+        if theirs in str(error):
+            return RuntimeError(ours)
+    return error
 
 
 def backward_of(function: type[_Backward], *arguments: Any) -> Tensor:
@@ -270,9 +290,7 @@ class _GeoLoss(_Derivative):
         *tensors, sums = ctx.saved_tensors
         slope = None
         if gradient is not None:
-            slope = backward_of(
-                _GeoLossBackward, ctx.overloads, ctx.options, gradient, sums, *tensors
-            )
+            slope = backward_of(_GeoLossBackward, ctx.overloads, ctx.options, gradient, sums, *tensors)
         return None, None, slope, *[None] * (len(tensors) - 1)
 
     @staticmethod

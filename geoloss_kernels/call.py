@@ -1,7 +1,7 @@
 """One call of a loss, checked: its tensors and how they are to be read.
 
-`Options` are the keyword arguments that all losses share; with the tensors of a call they become a `LossCall`,
-which losses, distance maps and operators take what they need from.
+`Options` are the keyword arguments that all losses share; with the tensors of a call they become a
+`LossCall`, which losses, distance maps and operators take what they need from.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def shared_options(a: Options, b: Options) -> Options:
 
 @dataclass(frozen=True)
 class LossCall:
-    """The tensors of a call of a loss, and how to read them. Of one spatial axis, they have a second of size 1.
+    """The tensors of a call of a loss, and how to read them; of one spatial axis, with a second of size 1.
 
     Attributes:
         input: [N, C, *spatial], before ``activation`` and after ``other_act``.
@@ -121,7 +121,7 @@ class LossCall:
         spacing: Sequence[float] | None,
         options: Options,
     ) -> LossCall:
-        """Check everything and resolve what depends on the shapes. ValueError or TypeError names the argument."""
+        """Check everything and resolve what depends on the shapes; an error names the argument."""
         input, target, mask = plain(input), plain(target), plain(mask)
         check_volumes("input", input)
         logits = input

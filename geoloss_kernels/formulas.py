@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -183,14 +183,6 @@ def checked_weight(weight: Weight | None) -> Tensor | None:
     return weights
 
 
-PartType = TypeVar("PartType", bound=type)
-
-
-def _formula(part: PartType) -> PartType:
-    """The class of a part: immutable, and equal to itself alone."""
-    return dataclass(frozen=True, eq=False, repr=False)(part)
-
-
 def _mean(term: Weights) -> tuple[Fraction, ...]:
     """1/|Ω| Σ term."""
     return (Fraction(term, {"count": 1.0}),)
@@ -201,7 +193,7 @@ def _one_of(name: str, value: str, expected: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected one of {tuple(expected)}, got {value!r}")
 
 
-@_formula
+@dataclass(frozen=True, eq=False, repr=False)
 class bce(Part):  # noqa: N801 - used as a function, as every part
     """1/|Ω| Σ -(w g log s + (1 - g) log(1 - s)), w = ``pos_weight``."""
 
@@ -211,7 +203,7 @@ class bce(Part):  # noqa: N801 - used as a function, as every part
         return _mean({"cross_entropy_foreground": self.pos_weight, "cross_entropy_background": 1.0})
 
 
-@_formula
+@dataclass(frozen=True, eq=False, repr=False)
 class cross_entropy(Part):  # noqa: N801
     """-Σ_v Σ_c w_c g_c log s_c / Σ_v Σ_c w_c g_c, over batch, voxels and all channels: torch's cross_entropy.
 
@@ -262,14 +254,14 @@ class cross_entropy(Part):  # noqa: N801
         return Fraction(top, bottom, "all", True, top_weight, bottom_weight)
 
 
-@_formula
+@dataclass(frozen=True, eq=False, repr=False)
 class cross_entropy_with_logits(cross_entropy):  # noqa: N801
     """`cross_entropy` that takes the input for logits, whatever the loss's activation."""
 
     own_activation = "logits"
 
 
-@_formula
+@dataclass(frozen=True, eq=False, repr=False)
 class dice(Part):  # noqa: N801
     """1 - (2 Σsg + nr) / (Σs + Σg + dr): MONAI's DiceLoss.
 
@@ -303,17 +295,18 @@ class dice(Part):  # noqa: N801
         overlap = _overlap(self.soft_label and not self.squared_pred)
         union = _combine(extent, overlap, 2.0, -2.0) if self.jaccard else extent
         complement = _complement(_scale(overlap, 2.0), union, self.smooth_nr, self.smooth_dr)
-        weights = {"numerator_weight": self.weight, "weighs_every_channel": self.weighs_every_channel}
-        return (replace(complement, **weights),)
+        weight: Any = self.weight
+        every = self.weighs_every_channel
+        return (replace(complement, numerator_weight=weight, weighs_every_channel=every),)
 
 
 class dice_with_weights_of_all_channels(dice):  # noqa: N801
-    """`dice` whose ``weight`` has a number for the background also where that is left out, as DiceCELoss's."""
+    """`dice` whose ``weight`` has a number for a background that is left out, too, as DiceCELoss's."""
 
     weighs_every_channel = True
 
 
-@_formula
+@dataclass(frozen=True, eq=False, repr=False)
 class tversky(Part):  # noqa: N801
     """1 - (Σsg + nr) / (Σsg + α Σs(1-g) + β Σ(1-s)g + dr): MONAI's TverskyLoss.
 
@@ -336,7 +329,7 @@ class tversky(Part):  # noqa: N801
         return (_complement(overlap, extent, self.smooth_nr, self.smooth_dr),)
 
 
-@_formula
+@dataclass(frozen=True, eq=False, repr=False)
 class generalized_dice(SumsPart):  # noqa: N801
     """1 - (2 Σ_c w_c Σsg + nr) / (Σ_c w_c (Σs + Σg) + dr), w_c from the class's volume: MONAI's.
 
@@ -377,7 +370,7 @@ class generalized_dice(SumsPart):  # noqa: N801
         return torch.where(infinite, largest, weight)
 
 
-@_formula
+@dataclass(frozen=True, eq=False, repr=False)
 class fog(Part):  # noqa: N801
     """1/|Ω| Σ_v ‖φ(s, v) - φ(g, v)‖ with φ = (∂_i)_i over ``axes``: the first-order gradient loss, Eq. 2.
 
@@ -414,7 +407,7 @@ class fog(Part):  # noqa: N801
         return _mean({Term(name, self.axes, self.axis_order, spacing): 1.0})
 
 
-@_formula
+@dataclass(frozen=True, eq=False, repr=False)
 class sog(Part):  # noqa: N801
     """1/|Ω| Σ_v |s_v - g_v| |Δg|_v, Δ with indices clamped: the second-order gradient loss, Eq. 3.
 
@@ -438,7 +431,7 @@ class sog(Part):  # noqa: N801
         return _mean({Term(name, spacing=spacing): 1.0})
 
 
-@_formula
+@dataclass(frozen=True, eq=False, repr=False)
 class boundary(Part):  # noqa: N801
     """1/|Ω| Σ s D(g), D the signed distance in mm (Kervadec et al. 2019; MONAI's BoundaryLoss).
 
@@ -458,7 +451,7 @@ class boundary(Part):  # noqa: N801
         return _mean({Term("map_prediction", map=SignedDistance(self.empty, spacing)): 1.0})
 
 
-@_formula
+@dataclass(frozen=True, eq=False, repr=False)
 class hausdorff(Part):  # noqa: N801
     """1/|Ω| Σ (s - g)² (D(s)^α + D(g)^α) (Karimi and Salcudean 2019; MONAI's HausdorffDTLoss).
 

@@ -1,4 +1,4 @@
-"""The losses as functions, one for every module of `geoloss_kernels.losses`, and the sums that they are made of.
+"""The losses as functions, one for every module of `geoloss_kernels.losses`, and the sums that make them.
 
 ``dice_loss(input, target, mask=None, spacing=None, distance_map=None, **arguments)`` is
 ``DiceLoss(**arguments)(input, target, mask, spacing, distance_map)``; the arguments are by keyword. What they
@@ -52,14 +52,15 @@ def _function_of(loss: type[NamedLoss], name: str, **defaults: Any) -> LossFunct
 def _module(loss: type[NamedLoss], arguments: dict[str, Any]) -> FormulaLoss:
     """The module with these arguments, kept where they can be told apart by value."""
     try:
-        return _kept_module(loss, tuple(arguments.items()))
+        return _kept_module(loss.__name__, tuple(arguments.items()))
     except TypeError:  # a list or an array among them
         return loss(**arguments)
 
 
 @functools.lru_cache(maxsize=128)
-def _kept_module(loss: type[NamedLoss], arguments: tuple[tuple[str, Any], ...]) -> FormulaLoss:
-    return loss(**dict(arguments))
+def _kept_module(loss: str, arguments: tuple[tuple[str, Any], ...]) -> FormulaLoss:
+    module: FormulaLoss = getattr(losses, loss)(**dict(arguments))
+    return module
 
 
 bce_loss = _function_of(losses.BCELoss, "bce_loss")

@@ -177,9 +177,16 @@ def _signature(
         **defaults,
     }
     kinds = inspect.Parameter
-    ordered = [(name, kinds.POSITIONAL_OR_KEYWORD) for name in positional]
-    ordered += [(name, kinds.KEYWORD_ONLY) for name in known if name not in positional]
-    return inspect.Signature([kinds(name, kind, default=known[name]) for name, kind in ordered])
+    return inspect.Signature(
+        [
+            *(kinds(name, kinds.POSITIONAL_OR_KEYWORD, default=known[name]) for name in positional),
+            *(
+                kinds(name, kinds.KEYWORD_ONLY, default=default)
+                for name, default in known.items()
+                if name not in positional
+            ),
+        ]
+    )
 
 
 class BCELoss(NamedLoss, formula=formulas.bce, positional=f"{_SHORT} reduction"):
@@ -264,7 +271,7 @@ class LogHausdorffDTLoss(
 
     def _check_is_sum(self) -> None:
         raise TypeError(
-            "LogHausdorffDTLoss is the logarithm of a loss and no sum of ratios: add up its result, not the loss"
+            "LogHausdorffDTLoss is the logarithm of a loss, not a sum of ratios: add up the results"
         )
 
 
@@ -300,15 +307,11 @@ def _part(part: type[formulas.Part], given: dict[str, Any]) -> formulas.Part:
     return part(**{name: given[name] for name in inspect.signature(part).parameters})
 
 
-class DiceFOGLoss(
-    NamedLoss, formula=_dice_and("lambda_fog", formulas.fog), positional=f"{_SHORT} reduction"
-):
+class DiceFOGLoss(NamedLoss, formula=_dice_and("lambda_fog", formulas.fog), positional=f"{_SHORT} reduction"):
     """λ_dice Dice + λ_fog FOG in one pass; with both λ = 1, the paper's best."""
 
 
-class DiceSOGLoss(
-    NamedLoss, formula=_dice_and("lambda_sog", formulas.sog), positional=f"{_SHORT} reduction"
-):
+class DiceSOGLoss(NamedLoss, formula=_dice_and("lambda_sog", formulas.sog), positional=f"{_SHORT} reduction"):
     """λ_dice Dice + λ_sog SOG in one pass."""
 
 

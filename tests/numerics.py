@@ -264,7 +264,7 @@ def ratio_arguments(arguments: Arguments) -> list[Ratio]:
     input, count = arguments.input, columns(arguments.terms)
     channels = input.shape[1] - (0 if arguments.include_background else 1)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    row = torch.linspace(0.5, 2, count + 1).tolist()
+    row = [0.5 + 1.5 * number / count for number in range(count + 1)]
     ones = [1.0] * (count + 1)
     class_weights = torch.linspace(0.5, 3, 2 * channels, dtype=dtype, device=input.device).view(2, channels)
     last = channels - 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from numerics import DEVICES, DTYPES, TOLERANCES, library
+from numerics import DEVICES, DTYPES, TOLERANCES, encoded, library
 from torch import Tensor
 
 import geoloss_kernels as gk
@@ -28,7 +28,14 @@ LOSSES: dict[str, Module] = {
     "boundary": gk.BoundaryLoss,
     "hausdorff": partial(gk.HausdorffDTLoss, include_background=True),
 }
-BOUNDED = [name for name in LOSSES if name != "bce"]
+POOLED: dict[str, Module] = {
+    "cross-entropy": gk.CrossEntropyLoss,
+    "dice + cross-entropy": lambda **options: gk.DiceLoss(**options) + gk.CrossEntropyLoss(**options),
+    "generalized dice": gk.GeneralizedDiceLoss,
+}
+"""Losses without a value for each volume and channel."""
+EVERY = {**LOSSES, **POOLED}
+UNBOUNDED = ("bce", "cross-entropy", "dice + cross-entropy")
 SHAPES = [(1, 1, 3, 4, 5), (2, 2, 7, 3)]
 
 
@@ -65,7 +72,7 @@ def assert_as_the_reference(
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", EVERY)
 class TestSaturation:
     """A saturated logit has no slope; a cross-entropy of it may be infinite, nothing else."""
 
@@ -73,7 +80,7 @@ class TestSaturation:
     def test_logits_that_are_right(self, backend, name, dtype, shape, size):
         target = every([0.0, 1.0, 1.0], shape, backend, dtype)
         logits = (2 * target - 1) * size
-        value, slope = assert_as_the_reference(LOSSES[name](sigmoid=True), logits, target)
+        value, slope = assert_as_the_reference(EVERY[name](sigmoid=True), logits, target)
         assert value.isfinite().all()
         assert slope.isfinite().all()
 
@@ -81,20 +88,21 @@ class TestSaturation:
     def test_logits_that_are_wrong(self, backend, name, dtype, shape, size):
         target = every([0.0, 1.0, 1.0], shape, backend, dtype)
         logits = (1 - 2 * target) * size
-        value, slope = assert_as_the_reference(LOSSES[name](sigmoid=True), logits, target)
-        assert value.isfinite().all() == (name != "bce" or size < math.inf)
+        value, slope = assert_as_the_reference(EVERY[name](sigmoid=True), logits, target)
+        assert value.isfinite().all() == (name not in UNBOUNDED or size < math.inf)
         assert slope.isfinite().all()
 
-    def test_logits_of_softmax(self, backend, name, dtype, shape):
+    @pytest.mark.parametrize("lowest", [-1000.0, -math.inf])
+    def test_logits_of_softmax(self, backend, name, dtype, shape, lowest):
         shape = (shape[0], 3, *shape[2:])
         # 11 values, so that no voxel has the same, perhaps infinite, logit in all of its channels
-        sizes = [50.0, -50.0, 0.0, 100.0, -math.inf, 1.0, -100.0, 3.0, -3.0, 0.5, -1.0]
+        sizes = [50.0, -50.0, 0.0, 100.0, lowest, 1.0, -100.0, 3.0, -3.0, 0.5, -1.0]
         logits = every(sizes, shape, backend, dtype)
         labels = torch.arange(math.prod(shape) // 3).remainder(3).view(shape[0], 1, *shape[2:])
         value, slope = value_and_slope(
-            LOSSES[name](softmax=True, to_onehot_y=True), logits, labels.to(logits.device)
+            EVERY[name](softmax=True, to_onehot_y=True), logits, labels.to(logits.device)
         )
-        assert value.isfinite().all()
+        assert value.isfinite().all() == (name not in UNBOUNDED or lowest > -math.inf)
         assert slope.isfinite().all()
 
 
@@ -155,12 +163,12 @@ class TestNothingToSee:
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", EVERY)
 class TestSmallVolumes:
     def test_single_voxel(self, backend, name, dtype, dimensions):
         shape = (1, 1, *[1] * dimensions)
         logits, target = every(0.7, shape, backend, dtype), every(1.0, shape, backend, dtype)
-        assert_as_the_reference(LOSSES[name](sigmoid=True), logits, target)
+        assert_as_the_reference(EVERY[name](sigmoid=True), logits, target)
 
     def test_single_row(self, backend, name, dtype, dimensions):
         for axis in range(dimensions):
@@ -168,7 +176,7 @@ class TestSmallVolumes:
             shape[2 + axis] = 6
             logits = every([0.5, -2.0, 1.0, 1.0], tuple(shape), backend, dtype)
             target = every([1.0, 0.0, 1.0], tuple(shape), backend, dtype)
-            assert_as_the_reference(LOSSES[name](sigmoid=True), logits, target)
+            assert_as_the_reference(EVERY[name](sigmoid=True), logits, target)
 
     def test_single_valid_voxel(self, backend, name, dtype, dimensions):
         """Its differences do not count, as their other ends are not valid."""
@@ -177,7 +185,7 @@ class TestSmallVolumes:
         target = every([1.0, 0.0, 1.0], shape, backend, dtype)
         mask = torch.zeros(shape, dtype=torch.bool, device=logits.device)
         mask[(0, 0, *[1] * dimensions)] = True
-        value, slope = assert_as_the_reference(LOSSES[name](sigmoid=True), logits, target, mask=mask)
+        value, slope = assert_as_the_reference(EVERY[name](sigmoid=True), logits, target, mask=mask)
         assert slope[~mask].count_nonzero() == 0
         if name.startswith(("fog", "sog")):
             assert value == 0
@@ -254,7 +262,7 @@ def volume(*shape: int, **options: Any) -> Tensor:
 
 
 PLAIN, CHANNELS = (2, 1, 4, 5), (2, 3, 4, 5)
-SHAPE_TEXT = r"shape \[N, C, H, W\] or \[N, C, D, H, W\] without empty axes, got "
+SHAPE_TEXT = r"shape \[N, C, L\], \[N, C, H, W\] or \[N, C, D, H, W\] without empty axes, got "
 
 
 class TestErrors:
@@ -268,7 +276,7 @@ class TestErrors:
              {"input": volume(*PLAIN, dtype=torch.bool)}),
             (TypeError, "input: expected real numbers, .* got torch.complex64",
              {"input": volume(*PLAIN, dtype=torch.complex64)}),
-            (ValueError, rf"input: expected {SHAPE_TEXT}\(4, 5, 6\)", {"input": volume(4, 5, 6)}),
+            (ValueError, rf"input: expected {SHAPE_TEXT}\(4, 5\)", {"input": volume(4, 5)}),
             (ValueError, rf"input: expected {SHAPE_TEXT}\(1, 1, 1, 1, 1, 1\)", {"input": volume(*[1] * 6)}),
             (ValueError, rf"input: expected {SHAPE_TEXT}\(2, 1, 0, 5\)", {"input": volume(2, 1, 0, 5)}),
             (TypeError, "target: expected a tensor, got NoneType", {"target": None}),
@@ -390,7 +398,30 @@ class TestErrors:
 
 
 def on_device(backend: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [on_device(backend, each) for each in value]
     return value.to(DEVICES[backend]) if isinstance(value, Tensor) else value
+
+
+SUMS: dict[str, Any] = {
+    "input": volume(*PLAIN),
+    "target": volume(*PLAIN),
+    "mask": None,
+    "maps": [],
+    "terms": [0, 0, 0],
+    "parameters": [],
+    "activation": 0,
+    "ignore_index": None,
+    "include_background": True,
+}
+RATIO: dict[str, Any] = {
+    "channel_weights": None,
+    "fractions": [0, 0, -1, -1],
+    "weights": [1.0, 0.0, 0.0, 1.0],
+    "reduction": 0,
+}
+FOG = [13, 1, 3, 0b110]
+SPACING = [1.0, 1.0, 1.0]
 
 
 class TestErrorsOfTheOperators:
@@ -399,103 +430,125 @@ class TestErrorsOfTheOperators:
     @pytest.mark.parametrize(
         ("message", "changed"),
         [
-            ("terms: expected names out of count, .*, got 'volume'", {"terms": ["volume"]}),
-            ("terms: expected 1 to 16 names, got 0", {"terms": []}),
-            ("terms: expected 1 to 16 names, got 17", {"terms": ["count"] * 17}),
-            ("activation: expected 'none', 'sigmoid' or 'softmax', got 'relu'", {"activation": "relu"}),
-            ("spacing: expected 2 numbers, got 3", {"spacing": [1.0] * 3}),
-            ("spacing: expected positive numbers, got 0", {"spacing": [0.0, 1.0]}),
-            ("axes: expected 0 to 1, got 2", {"axes": [2]}),
-            ("axes: expected 0 to 1, got -1", {"axes": [-1]}),
+            ("terms: expected kinds from 0 to 22, got 23", {"terms": [23, 0, 0]}),
+            ("terms: expected kinds from 0 to 22, got -1", {"terms": [-1, 0, 0]}),
+            ("terms: expected kind, counts and integers of each term, got a stream of 4 integers that ends "
+             "within term 1", {"terms": [0, 0, 0, 1]}),
+            ("terms: expected kind, counts and integers of each term, got a stream of 3 integers that ends "
+             "within term 0", {"terms": FOG[:3]}),
+            ("terms: expected 1 integers and 3 parameters of kind 13, got 0 and 3", {"terms": [13, 0, 3]}),
+            ("terms: expected 0 integers and 0 parameters of kind 1, got 0 and 1", {"terms": [1, 0, 1]}),
+            ("terms: expected 1 to 32, got none", {"terms": []}),
+            ("terms: expected 1 to 32, got more", {"terms": [0, 0, 0] * 33}),
+            ("terms: expected at most 8 first- and second-order terms, got 9",
+             {"terms": FOG * 9, "parameters": SPACING * 9}),
+            ("parameters: expected more than 2 numbers", {"terms": FOG, "parameters": [1.0] * 2}),
+            ("parameters: expected 3 numbers for the terms, got 4", {"terms": FOG, "parameters": [1.0] * 4}),
+            ("parameters: expected 0 numbers for the terms, got 1", {"parameters": [1.0]}),
+            ("spacing: expected positive numbers, got 0", {"terms": FOG, "parameters": [1.0, 0.0, 1.0]}),
+            ("activation: expected 0 .none., 1 .sigmoid. or 2 .softmax., got 3", {"activation": 3}),
             (r"input: expected \[N, C, H, W\] or \[N, C, D, H, W\], got \[4, 5\]", {"input": volume(4, 5)}),
+            (r"input: expected \[N, C, H, W\] or .*, got \[4, 5, 6\]", {"input": volume(4, 5, 6)}),
             ("input: expected a floating dtype", {"input": volume(*PLAIN, dtype=torch.int32)}),
             (r"target: expected input's device and shape \[2, 1, 4, 5\] .* got shape \[2, 1, 4\]",
              {"target": volume(2, 1, 4)}),
             ("mask: expected input's device and shape", {"mask": volume(1, 1, 4, 5)}),
-            ("map: expected input's device and shape", {"map": volume(2, 2, 4, 5)}),
-            ("map: the term 'map_prediction' needs one, got none", {"terms": ["map_prediction"]}),
+            ("maps: expected input's device and shape", {"maps": [volume(*PLAIN), volume(2, 2, 4, 5)]}),
+            ("maps: expected at most 4, got 5", {"maps": [volume(*PLAIN)] * 5}),
+            ("maps: a term needs map number 0, got 0 maps", {"terms": [11, 1, 0, 0]}),
+            ("maps: a term needs map number 1, got 1 maps",
+             {"terms": [12, 1, 0, 1], "maps": [volume(*PLAIN)]}),
+            ("maps: a term needs map number -1, got 1 maps",
+             {"terms": [12, 1, 0, -1], "maps": [volume(*PLAIN)]}),
             ("include_background: without it, input needs two channels", {"include_background": False}),
         ],
     )  # fmt: skip
     def test_sums(self, backend, message, changed):
-        arguments = {
-            "input": volume(*PLAIN),
-            "target": volume(*PLAIN),
-            "mask": None,
-            "map": None,
-            "terms": ["count"],
-            "activation": "none",
-            "spacing": [1.0, 1.0],
-            "axes": [0],
-            "ignore_index": None,
-            "include_background": True,
-        }
-        given = {name: on_device(backend, value) for name, value in {**arguments, **changed}.items()}
+        given = {name: on_device(backend, value) for name, value in {**SUMS, **changed}.items()}
         grad_loss, grad_sums = (on_device(backend, volume(*shape)) for shape in ((2, 1), (2, 1, 1)))
         with pytest.raises(RuntimeError, match=message):
             library(backend).geo_sums(**given)
         with pytest.raises(RuntimeError, match=message):
             library(backend).geo_sums_backward(grad_sums, **given)
-        given |= {"numerator": [1.0, 0.0], "denominator": [0.0, 1.0]}
         with pytest.raises(RuntimeError, match=message):
-            library(backend).geo_loss(**given)
+            library(backend).geo_loss(**given, **RATIO)
         with pytest.raises(RuntimeError, match=message):
-            library(backend).geo_loss_backward(grad_loss, grad_sums, **given)
+            library(backend).geo_loss_backward(grad_loss, grad_sums, **given, **RATIO)
 
     @pytest.mark.parametrize(
         "grad_sums", [volume(2, 1), volume(2, 1, 2), volume(1, 1, 1), volume(2, 1, 1, dtype=torch.float64)]
     )
     def test_gradient_of_the_sums(self, backend, grad_sums):
-        x = on_device(backend, volume(*PLAIN))
-        options = (["count"], "none", [1.0, 1.0], [0], None, True)
+        given = {name: on_device(backend, value) for name, value in SUMS.items()}
         with pytest.raises(RuntimeError, match="grad_sums: expected the shape and dtype of the sums"):
-            library(backend).geo_sums_backward(on_device(backend, grad_sums), x, x, None, None, *options)
+            library(backend).geo_sums_backward(on_device(backend, grad_sums), **given)
 
     @pytest.mark.parametrize(
-        ("message", "sums", "numerator", "denominator"),
+        ("message", "sums", "changed"),
         [
-            (r"sums: expected \[N, C, K\], got \[2, 1\]", volume(2, 1), [1.0] * 3, [1.0] * 3),
-            ("sums: expected float32 or float64", volume(2, 1, 2).half(), [1.0] * 3, [1.0] * 3),
-            (r"numerator, denominator: .* K \+ 1 = 3 numbers, got 2 and 2", volume(2, 1, 2), [1.0] * 2,
-             [1.0] * 2),
-            ("numerator, denominator: .* got 3 and 6", volume(2, 1, 2), [1.0] * 3, [1.0] * 6),
-            ("numerator, denominator: .* got 0 and 0", volume(2, 1, 2), [], []),
+            (r"sums: expected \[N, C, K\], got \[2, 1\]", volume(2, 1), {}),
+            ("sums: expected float32 or float64", volume(2, 1, 1).half(), {}),
+            ("fractions: expected 4 integers for each of 1 to 16 fractions, got 0", volume(2, 1, 1),
+             {"fractions": [], "weights": []}),
+            ("fractions: expected 4 integers for each .*, got 5", volume(2, 1, 1),
+             {"fractions": [0, 0, -1, -1, 0]}),
+            ("fractions: expected 4 integers for each of 1 to 16 fractions, got 68", volume(2, 1, 1),
+             {"fractions": [0, 0, -1, -1] * 17, "weights": [1.0] * 4 * 17}),
+            ("fractions: expected pooling from 0 to 2 .*, got 3 and 0", volume(2, 1, 1),
+             {"fractions": [3, 0, -1, -1]}),
+            ("fractions: .* fewer channels skipped than there are, got 0 and 1", volume(2, 1, 1),
+             {"fractions": [0, 1, -1, -1]}),
+            ("weights: expected 4 numbers, 2 .K . 1. for each fraction, got 3", volume(2, 1, 1),
+             {"weights": [1.0] * 3}),
+            ("weights: expected 6 numbers, .* got 4", volume(2, 1, 2), {}),
+            ("reduction: expected 0 .none., 1 .mean. or 2 .sum., got 3", volume(2, 1, 1), {"reduction": 3}),
+            ("reduction: expected fractions of one pooling and skip with reduction none", volume(2, 1, 1),
+             {"fractions": [0, 0, -1, -1, 1, 0, -1, -1], "weights": [1.0] * 8}),
+            ("channel_weights: expected at least 1 rows of 1 numbers .*, got none", volume(2, 1, 1),
+             {"fractions": [0, 0, 0, -1]}),
+            (r"channel_weights: expected at least 2 rows of 1 .*, got shape \[1, 1\]", volume(2, 1, 1),
+             {"fractions": [2, 0, 0, 1], "channel_weights": volume(1, 1)}),
+            (r"channel_weights: expected .* rows of 1 numbers .*, got shape \[1, 2\]", volume(2, 1, 1),
+             {"fractions": [2, 0, 0, -1], "channel_weights": volume(1, 2)}),
+            ("channel_weights: expected .* in sums' dtype", volume(2, 1, 1),
+             {"fractions": [2, 0, 0, -1], "channel_weights": volume(1, 1).double()}),
         ],
     )  # fmt: skip
-    def test_ratio(self, backend, message, sums, numerator, denominator):
+    def test_ratio(self, backend, message, sums, changed):
+        given = {name: on_device(backend, value) for name, value in {**RATIO, **changed}.items()}
         sums, grad_ratio = on_device(backend, sums), on_device(backend, volume(2, 1))
         with pytest.raises(RuntimeError, match=message):
-            library(backend).geo_ratio(sums, numerator, denominator)
+            library(backend).geo_ratio(sums, **given)
         with pytest.raises(RuntimeError, match=message):
-            library(backend).geo_ratio_backward(grad_ratio, sums, numerator, denominator)
+            library(backend).geo_ratio_backward(grad_ratio, sums, **given)
 
     @pytest.mark.parametrize(
-        ("message", "grad_loss", "sums", "numerator"),
+        ("message", "grad_loss", "sums", "changed"),
         [
-            ("expected .* K \\+ 1 = 2 numbers, got 3 and 2", volume(2, 1), volume(2, 1, 1), [1.0] * 3),
-            (r"grad_ratio: expected \[N, C\] of sums' dtype", volume(2), volume(2, 1, 1), [1.0] * 2),
-            ("grad_sums: expected the shape and dtype of the sums", volume(1, 1), volume(1, 1, 1), [1.0] * 2),
+            ("weights: expected 4 numbers, .* got 5", volume(2, 1), volume(2, 1, 1), {"weights": [1.0] * 5}),
+            ("grad_ratio: expected the shape of the ratio in sums' dtype", volume(2), volume(2, 1, 1), {}),
+            ("grad_ratio: expected the shape of the ratio", volume(2, 1), volume(2, 1, 1), {"reduction": 1}),
+            ("grad_sums: expected the shape and dtype of the sums", volume(1, 1), volume(1, 1, 1), {}),
         ],
     )  # fmt: skip
-    def test_gradient_of_the_loss(self, backend, message, grad_loss, sums, numerator):
-        x = on_device(backend, volume(*PLAIN))
-        options = (["count"], "none", [1.0, 1.0], [0], None, True, numerator, [1.0] * 2)
+    def test_gradient_of_the_loss(self, backend, message, grad_loss, sums, changed):
+        given = {name: on_device(backend, value) for name, value in {**SUMS, **RATIO, **changed}.items()}
         grad_loss, sums = on_device(backend, grad_loss), on_device(backend, sums)
         with pytest.raises(RuntimeError, match=message):
-            library(backend).geo_loss_backward(grad_loss, sums, x, x, None, None, *options)
+            library(backend).geo_loss_backward(grad_loss, sums, **given)
 
     def test_gradient_of_the_ratio(self, backend):
         sums = on_device(backend, volume(2, 1, 1))
-        for wrong in (volume(2), volume(2, 2), volume(2, 1, dtype=torch.float64)):
+        for wrong in (volume(2), volume(2, 2), volume(2, 1, dtype=torch.float64), volume()):
             grad_ratio = on_device(backend, wrong)
-            with pytest.raises(RuntimeError, match=r"grad_ratio: expected \[N, C\] of sums' dtype"):
-                library(backend).geo_ratio_backward(grad_ratio, sums, [1.0, 0.0], [1.0, 0.0])
+            with pytest.raises(
+                RuntimeError, match="grad_ratio: expected the shape of the ratio in sums' dtype"
+            ):
+                library(backend).geo_ratio_backward(grad_ratio, sums, **RATIO)
 
 
 def test_a_term_asked_for_twice_fills_both_columns(backend):
-    volume_of_ones = torch.ones(1, 1, 2, 3, device=DEVICES[backend])
-    terms = ["count", "prediction", "count"]
-    sums = library(backend).geo_sums(
-        volume_of_ones, volume_of_ones, None, None, terms, "none", [1.0, 1.0], [0, 1], None, True
-    )
+    ones = torch.ones(1, 1, 2, 3, device=DEVICES[backend])
+    terms, parameters = encoded(["count", "prediction", "count"], dimensions=2)
+    sums = library(backend).geo_sums(ones, ones, None, [], terms, parameters, 0, None, True)
     assert sums.flatten().tolist() == [6.0, 6.0, 6.0]

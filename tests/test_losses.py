@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -101,7 +103,7 @@ LOSSES: dict[str, Loss] = {
         [{}, {"lambda_dice": 0.5, "lambda_boundary": 3.0}, {"empty": "far", **SMOOTH}],
     ),
     "dice_hausdorff": Loss(
-        partial(gk.DiceHausdorffDTLoss, include_background=True),
+        gk.DiceHausdorffDTLoss,
         functional.dice_hausdorff_dt_loss,
         reference.dice_hausdorff_dt_loss,
         [{}, {"lambda_dice": 0.5, "lambda_hausdorff": 3.0, "alpha": 1.0}, {"empty": "far", **SMOOTH}],
@@ -206,6 +208,24 @@ class TestAgainstTheReference:
             given,
         )
 
+    @pytest.mark.parametrize("name", LOSSES)
+    def test_in_one_dimension(self, backend, name):
+        loss = LOSSES[name]
+        given, target = (volume[:, :, 0, 0] for volume in volumes(backend, 2, "binary", probabilities=False))
+        given = given.detach().requires_grad_()
+        context = {"spacing": (0.7,), "mask": torch.rand(2, 2, 6).to(given.device) > 0.3}
+        options = {"sigmoid": True, "reduction": "none"}
+        if "log" in name:
+            options["reduction"] = "sum"
+        value = loss.module(**options)(given, target, **context)
+        assert value.shape == (() if "log" in name else (2, 2, 1))
+        assert_all_equal(
+            value,
+            loss.function(given, target, **options, **context),
+            loss.reference(given, target, **options, **context),
+            given,
+        )
+
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("name", LOSSES)
     def test_dtypes(self, backend, name, dtype):
@@ -285,11 +305,7 @@ class TestModules:
 
     def test_repr_names_what_was_chosen(self):
         text = repr(gk.DiceFOGLoss(sigmoid=True, axes="axial", spacing=(1, 1, 3)))
-        assert text.startswith("DiceFOGLoss(")
-        for part in ("first_order_forward_l2", "sigmoid=True", "axes='axial'", "spacing=(1, 1, 3)"):
-            assert part in text
-        assert "softmax" not in text
-        assert "include_background" not in text
+        assert text == "DiceFOGLoss(dice() + fog(axes='axial', spacing=(1.0, 1.0, 3.0)), sigmoid=True)"
 
     def test_copies_and_pickles(self, backend):
         given, target = volumes(backend, 2, "binary", probabilities=False)
@@ -380,15 +396,59 @@ def test_equation_1_is_the_fused_loss(backend, name):
 
 
 class TestPublicNames:
-    def test_every_module_has_a_function(self):
-        modules = {name for name in gk.__all__ if name.endswith("Loss")} - {"GEOLoss"}
-        covered = {
-            loss.module.func if isinstance(loss.module, partial) else loss.module for loss in LOSSES.values()
-        }
-        assert {module.__name__ for module in covered} == modules
+    def test_every_module_has_a_function_and_is_tested(self):
+        modules = {name for name in gk.__all__ if name.endswith("Loss")} - {"GEOLoss", "FormulaLoss"}
+        functions = {name: _function_name(name) for name in modules}
+        assert all(callable(getattr(functional, name)) for name in functions.values())
+        tested = {loss.function.__name__ for loss in LOSSES.values()}
+        assert tested | {"cross_entropy_loss", "dice_ce_loss", "generalized_dice_loss"} == set(
+            functions.values()
+        )
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_functions_have_the_names_and_defaults_of_their_modules(self, loss):
+        function = inspect.signature(LOSSES[loss].function).parameters
+        module = LOSSES[loss].module
+        of_module = inspect.signature(module).parameters
+        assert set(function) == {"input", "target", "mask", "spacing", "distance_map", *of_module}
+        for name in set(of_module) - {"spacing"}:
+            assert function[name].default == of_module[name].default
+            assert function[name].kind == inspect.Parameter.KEYWORD_ONLY
+
+    @pytest.mark.parametrize(
+        ("function", "arguments"),
+        [
+            (functional.dice_loss, {"axes": (0,)}),
+            (functional.dice_loss, {"axis_order": "zyx"}),
+            (functional.dice_loss, {"spacing_": 1}),
+            (functional.fog_loss, {"smooth_nr": 1.0}),
+            (functional.bce_loss, {"axes": 0}),
+            (functional.sog_loss, {"norm": "l1"}),
+            (functional.dice_sog_loss, {"axes": (0,)}),
+        ],
+    )
+    def test_a_parameter_of_another_loss_is_an_error(self, function, arguments):
+        volume = torch.rand(1, 1, 3, 4)
+        (name,) = arguments
+        with pytest.raises(TypeError, match=f"{name}"):
+            function(volume, volume, **arguments)
+        module = getattr(gk, _module_name(function))
+        with pytest.raises(TypeError, match=rf"{module.__name__}: .*{name}"):
+            module(**arguments)
 
     def test_every_name_is_there(self):
         assert all(hasattr(gk, name) for name in gk.__all__)
+
+
+def _function_name(module: str) -> str:
+    """DiceFOGLoss -> dice_fog_loss."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", module)
+    return "_".join(word.lower() for word in words)
+
+
+def _module_name(function: Callable[..., Any]) -> str:
+    modules = [name for name in gk.__all__ if name.endswith("Loss")]
+    return next(name for name in modules if _function_name(name) == function.__name__)
 
 
 @pytest.mark.parametrize("weight", ["a", ["a"], [[1.0], [1.0, 2.0]]])

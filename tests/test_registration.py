@@ -1,22 +1,20 @@
-"""The operators inside PyTorch: opcheck, torch.compile, autocast, vmap, fake tensors and torch.func."""
+"""The operators inside PyTorch: opcheck, torch.compile, autocast, torch.func and fake tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from numerics import DEVICES, DTYPES, Case, library
+from numerics import ACTIVATIONS, DEVICES, DTYPES, Arguments, Case, Ratio, encoded, library, ratio_arguments
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 import geoloss_kernels as gk
-from geoloss_kernels import reference
+from geoloss_kernels import backends, reference
 
 VOLUMES = [(2, 1, 4, 5, 6), (2, 3, 5, 7)]
-WEIGHTS = ([1.0, 0.0, 2.0, 0.5], [0.0, 1.0, 1.0, 0.1])
 
 
 @pytest.fixture(autouse=True)
@@ -40,12 +38,17 @@ def sums_cases() -> dict[str, Case]:
     }
 
 
+def loss_arguments(arguments: Arguments, ratio: Ratio) -> tuple[Any, ...]:
+    """Those of `geo_loss`."""
+    return (*arguments[:3], ratio.channel_weights, *arguments[3:], *ratio[1:])
+
+
 class TestOpcheck:
+    """Of the operators themselves; their derivatives are functions around them."""
+
     @pytest.mark.parametrize("name", sums_cases())
     def test_sums(self, backend, name):
-        arguments = list(sums_cases()[name].arguments(DEVICES[backend]))
-        arguments[0] = arguments[0].detach().requires_grad_()
-        opcheck(library(backend).geo_sums.default, arguments)
+        opcheck(library(backend).geo_sums.default, sums_cases()[name].arguments(DEVICES[backend]))
 
     @pytest.mark.parametrize("name", sums_cases())
     def test_sums_backward(self, backend, name):
@@ -53,36 +56,23 @@ class TestOpcheck:
         sums = library(backend).geo_sums(*arguments)
         opcheck(library(backend).geo_sums_backward.default, (torch.rand_like(sums), *arguments))
 
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-    def test_ratio(self, backend, dtype):
-        sums = torch.rand(2, 3, 3, dtype=dtype, device=DEVICES[backend]).requires_grad_()
-        opcheck(library(backend).geo_ratio.default, (sums, *WEIGHTS))
-
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-    def test_ratio_backward(self, backend, dtype):
-        sums = torch.rand(2, 3, 3, dtype=dtype, device=DEVICES[backend])
-        opcheck(library(backend).geo_ratio_backward.default, (torch.rand_like(sums[..., 0]), sums, *WEIGHTS))
+    @pytest.mark.parametrize("name", ["3-D sigmoid", "2-D masked softmax", "labels without background"])
+    def test_ratio_and_its_backward(self, backend, name):
+        arguments = sums_cases()[name].arguments(DEVICES[backend])
+        sums = library(backend).geo_sums(*arguments)
+        for ratio in ratio_arguments(arguments):
+            opcheck(library(backend).geo_ratio.default, (sums, *ratio))
+            loss = library(backend).geo_ratio(sums, *ratio)
+            opcheck(library(backend).geo_ratio_backward.default, (torch.rand_like(loss), sums, *ratio))
 
     @pytest.mark.parametrize("name", sums_cases())
-    def test_loss(self, backend, name):
+    def test_loss_and_its_backward(self, backend, name):
         arguments = sums_cases()[name].arguments(DEVICES[backend])
-        leaf = arguments.input.detach().requires_grad_()
-        opcheck(library(backend).geo_loss.default, (leaf, *arguments[1:], *weights_for(arguments.terms)))
-
-    @pytest.mark.parametrize("name", sums_cases())
-    def test_loss_backward(self, backend, name):
-        arguments = sums_cases()[name].arguments(DEVICES[backend])
-        weights = weights_for(arguments.terms)
-        loss, sums = library(backend).geo_loss(*arguments, *weights)
-        opcheck(
-            library(backend).geo_loss_backward.default, (torch.rand_like(loss), sums, *arguments, *weights)
-        )
-
-
-def weights_for(terms: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Two fractions of the sums: numerators and denominators."""
-    row = [0.5 + k for k in range(len(terms) + 1)]
-    return [*row, *row[::-1]], [*([1.0] * len(row)), *row]
+        for ratio in ratio_arguments(arguments)[1:3]:
+            given = loss_arguments(arguments, ratio)
+            opcheck(library(backend).geo_loss.default, given)
+            loss, sums = library(backend).geo_loss(*given)
+            opcheck(library(backend).geo_loss_backward.default, (torch.rand_like(loss), sums, *given))
 
 
 def volumes(backend: str, *shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -206,16 +196,20 @@ class TestFunctionTransforms:
 
     @pytest.mark.parametrize("batch", [False, True])
     def test_gradients_of_every_value_at_once(self, backend, batch):
-        """Vectorised, the backward operators are called under vmap."""
+        """The backward operators are called under vmap."""
         logits, target = volumes(backend, 2, 3, 4, 5, dtype=torch.float64)
         loss = gk.DiceFOGLoss(sigmoid=True, reduction="none", batch=batch)
-
-        def jacobian(vectorize: bool) -> Any:
-            return torch.autograd.functional.jacobian(lambda x: loss(x, target), logits, vectorize=vectorize)
-
-        one_by_one = jacobian(vectorize=False)
-        assert torch.equal(jacobian(vectorize=True), one_by_one)
+        one_by_one = torch.autograd.functional.jacobian(lambda x: loss(x, target), logits)
+        assert torch.equal(torch.func.jacrev(loss)(logits.detach(), target), one_by_one)
         assert one_by_one.count_nonzero() > 0
+
+    def test_batched_gradients_of_the_old_kind_are_refused(self, backend):
+        logits, target = volumes(backend, 2, 3, 4, 5)
+        loss = gk.DiceFOGLoss(sigmoid=True, reduction="none")
+        with pytest.raises(
+            RuntimeError, match=r"no derivative for is_grads_batched .* use torch\.func\.jacrev"
+        ):
+            torch.autograd.functional.jacobian(lambda x: loss(x, target), logits, vectorize=True)
 
     @pytest.mark.parametrize("in_dims", [(0, None), (None, 0), (2, 2), (1, 0)], ids=str)
     def test_vmap_over_other_dimensions(self, backend, in_dims):
@@ -244,53 +238,56 @@ class TestFunctionTransforms:
         alone = [masked(*each) for each in zip(logits, target, mask, distance, strict=True)]
         assert torch.equal(together, torch.stack(alone))
 
-    def test_functional_gradient_is_refused_and_left_to_the_reference(self, backend):
-        """torch.library's derivatives have no functional form."""
-        logits, target = volumes(backend, 2, 1, 3, 4, 5, dtype=torch.float64)
-        with pytest.raises(RuntimeError, match=r"torch|autograd"):
-            torch.func.grad(self.LOSS)(logits.detach(), target)
-        with gk.use_backend("reference"):
-            slope, value = torch.func.grad_and_value(self.LOSS)(logits.detach(), target)
-        expected = value_and_slope(self.LOSS, logits, target)
-        torch.testing.assert_close((value, slope), expected, rtol=1e-10, atol=1e-14)
-
 
 class TestFakeTensors:
     @pytest.mark.parametrize("device", ["cpu", "cuda"])
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("include_background", [True, False])
     def test_shapes_and_dtypes(self, backend, dtype, include_background, device):
-        terms = ["count", "intersection", "second_order"]
-        options = (terms, "softmax", [1.0, 1.0], [0, 1], None, include_background)
-        operators = library(backend)
-        with FakeTensorMode():
-            x, g = torch.empty(2, 3, 4, 5, dtype=dtype, device=device), torch.empty(2, 1, 4, 5, device=device)
-            sums = operators.geo_sums(x, g, None, None, *options)
-            slope = operators.geo_sums_backward(sums, x, g, None, None, *options)
-            ratio = operators.geo_ratio(sums, *WEIGHTS)
-            sums_slope = operators.geo_ratio_backward(ratio, sums, *WEIGHTS)
-            loss, loss_sums = operators.geo_loss(x, g, None, None, *options, *WEIGHTS)
-            loss_slope = operators.geo_loss_backward(loss, sums, x, g, None, None, *options, *WEIGHTS)
-        expected = reference.geo_sums(
-            torch.zeros(2, 3, 4, 5, dtype=dtype), torch.zeros(2, 1, 4, 5), None, None, *options
+        options = (
+            *encoded(["count", "intersection", "second_order", "map_prediction"], dimensions=2),
+            ACTIVATIONS.index("softmax"),
+            None,
+            include_background,
         )
-        assert (sums.shape, sums.dtype) == (expected.shape, expected.dtype)
-        for each in (slope, loss_slope):
-            assert (each.shape, each.dtype, each.stride()) == (x.shape, x.dtype, x.stride())
-        for each in (ratio, loss):
-            assert (each.shape, each.dtype) == (expected.shape[:2], expected.dtype)
-        for each in (sums_slope, loss_sums):
-            assert (each.shape, each.dtype) == (sums.shape, sums.dtype)
-        results = (sums, slope, ratio, sums_slope, loss, loss_sums, loss_slope)
-        assert {tensor.device.type for tensor in results} == {device}
+        operators = library(backend)
+        x, g = torch.zeros(2, 3, 4, 5, dtype=dtype), torch.zeros(2, 1, 4, 5)
+        real = Arguments(x, g, None, [g], *options)
+        expected = reference.geo_sums(*real)
+        ratios = [
+            reference.geo_ratio(expected, *self.without_class_weights(ratio))
+            for ratio in ratio_arguments(real)
+        ]
+        with FakeTensorMode():
+            x, g = (torch.empty(each.shape, dtype=each.dtype, device=device) for each in (x, g))
+            arguments = Arguments(x, g, None, [g], *options)
+            sums = operators.geo_sums(*arguments)
+            slope = operators.geo_sums_backward(sums, *arguments)
+            for tensor, right in ((sums, expected), (slope, x)):
+                assert (tensor.shape, tensor.dtype, tensor.device) == (right.shape, right.dtype, x.device)
+            for ratio, right in zip(ratio_arguments(arguments), ratios, strict=True):
+                given = loss_arguments(arguments, ratio)
+                loss, loss_sums = operators.geo_loss(*given)
+                of_sums = operators.geo_ratio(sums, *ratio)
+                slope = operators.geo_loss_backward(loss, sums, *given)
+                sums_slope = operators.geo_ratio_backward(loss, sums, *ratio)
+                for tensor in (loss, of_sums):
+                    assert (tensor.shape, tensor.dtype, tensor.device) == (right.shape, right.dtype, x.device)
+                for tensor in (loss_sums, sums_slope):
+                    assert (tensor.shape, tensor.dtype, tensor.device) == (sums.shape, sums.dtype, x.device)
+                assert (slope.shape, slope.dtype, slope.stride()) == (x.shape, x.dtype, x.stride())
+
+    @staticmethod
+    def without_class_weights(ratio: Ratio) -> Ratio:
+        """Which leave the shapes as they are."""
+        fractions = [-1 if index % 4 > 1 else integer for index, integer in enumerate(ratio.fractions)]
+        return ratio._replace(channel_weights=None, fractions=fractions)
 
     def test_a_loss_on_meta_tensors(self, backend):
-        operators = library(backend)
-        x, g = (
-            torch.empty(2, 1, 4, 5, device="meta", requires_grad=True),
-            torch.empty(2, 1, 4, 5, device="meta"),
-        )
-        sums = operators.geo_sums(x, g, None, None, ["prediction"], "sigmoid", [1.0, 1.0], [0], None, True)
-        operators.geo_ratio(sums, [1.0, 0.0], [0.0, 1.0]).sum().backward()
+        x = torch.empty(2, 1, 4, 5, device="meta", requires_grad=True)
+        operators = backends.operators(torch.empty(0, device=DEVICES[backend]))
+        terms = encoded(["prediction"], dimensions=2)
+        sums = operators.geo_sums(x, torch.empty_like(x).detach(), None, [], *terms, 0, None, True)
+        operators.geo_ratio(sums, None, [0, 0, -1, -1], [1.0, 0.0, 0.0, 1.0], 1).backward()
         assert x.grad is not None
         assert (x.grad.shape, x.grad.device.type) == (x.shape, "meta")

@@ -17,6 +17,7 @@ from training_helpers import SHAPE, make_arrays, make_subjects, tiny_config, wri
 from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.prediction.prediction import load_model
 from geoloss_kernels.lesions.subjects.subject import Subject
+from geoloss_kernels.lesions.training import loop
 from geoloss_kernels.lesions.training.curves import draw_progress
 from geoloss_kernels.lesions.training.loop import TrainingResult, resume, steps_per_epoch, train
 from geoloss_kernels.lesions.training.named_losses import LOSSES, build_loss
@@ -140,8 +141,6 @@ def test_killed_run_resumes_to_the_same_bits(
 def test_run_killed_within_an_epoch_resumes_to_the_same_bits(
     tmp_path: Path, subjects: list[Subject], uninterrupted: TrainingResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    builder = LOSSES["dice+fog"]
-
     class DiesInEpoch3(nn.Module):
         def __init__(self, loss: nn.Module) -> None:
             super().__init__()
@@ -154,8 +153,8 @@ def test_run_killed_within_an_epoch_resumes_to_the_same_bits(
             return self.loss(logits, mask)
 
     with monkeypatch.context() as patch:
-        patch.setitem(
-            LOSSES, "dice+fog", lambda *weight, **options: DiesInEpoch3(builder(*weight, **options))
+        patch.setattr(
+            loop, "build_loss", lambda *names, **options: DiesInEpoch3(build_loss(*names, **options))
         )
         with pytest.raises(KilledError):
             train(tiny_config(), subjects, tmp_path / "run", log=quiet)
@@ -423,7 +422,7 @@ def test_step_that_does_not_fit_into_memory_is_an_error_before_the_run(
         def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setitem(LOSSES, "dice", lambda *weight, **reduction: Greedy())
+    monkeypatch.setattr(loop, "build_loss", lambda *names, **options: Greedy())
     with pytest.raises(
         InputError, match=r"batch_size, patch_size: .* memory of cpu, got \(2, 3, 16, 16, 16\)"
     ):
@@ -461,7 +460,7 @@ def test_not_a_number_stops_the_run(
         def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return (logits * float("nan")).mean()
 
-    monkeypatch.setitem(LOSSES, "dice", lambda *weight, **reduction: NotANumber())
+    monkeypatch.setattr(loop, "build_loss", lambda *names, **options: NotANumber())
     with pytest.raises(FloatingPointError, match="training loss is nan in epoch 1"):
         train(tiny_config(loss="dice"), subjects, tmp_path / "run", log=quiet)
     assert not (tmp_path / "run" / "last.pt").exists()

@@ -24,7 +24,6 @@ SIDES = ("foreground", "both", "signed")
 EMPTY_POLICIES = ("zero", "far")
 
 
-
 def distance_transform(
     mask: Tensor, spacing: Sequence[float], side: int, without_boundary: float, dtype: torch.dtype
 ) -> Tensor:

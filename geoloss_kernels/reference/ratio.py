@@ -66,9 +66,7 @@ def geo_ratio(
     return total
 
 
-def _fraction(
-    sums: Tensor, channel_weights: Tensor | None, integers: Sequence[int], rows: Tensor
-) -> Tensor:
+def _fraction(sums: Tensor, channel_weights: Tensor | None, integers: Sequence[int], rows: Tensor) -> Tensor:
     """One fraction [N, C'], [1, C'] or [1, 1]; ``rows``: [2, K + 1]."""
     pooling, skip, *weight_rows = integers
     pools_channels = pooling == 2

@@ -1,4 +1,4 @@
-"""The terms of `geo_sums` by name, in the order of their numbers: each maps `Voxels` to its value at every voxel."""
+"""The terms of `geo_sums` by name, in the order of their numbers: what each adds up at every voxel."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ TERMS: dict[str, Density] = {
 
 
 def columns_of(terms: Sequence[int], parameters: Sequence[float], dimensions: int) -> list[Column]:
-    """What the operators' ``terms`` and ``parameters`` say: kind, counts and integers of each term, in turn."""
+    """What the operators' ``terms`` and ``parameters`` say: kind, counts and integers of each term."""
     names = tuple(TERMS)
     columns = []
     stream, numbers = list(terms), list(parameters)

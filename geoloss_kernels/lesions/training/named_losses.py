@@ -1,60 +1,49 @@
-"""Losses by name, as a training configuration names them."""
+"""Losses by name, as a training configuration names them: formulas joined by +."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from torch import nn
 
 import geoloss_kernels as gk
-from geoloss_kernels.lesions.training.loss_schedules import Weights
+from geoloss_kernels import formulas
+from geoloss_kernels.formulas import Formula
 
 Spacing = tuple[float, float, float]
-Builder = Callable[..., nn.Module]
 
-
-def _with_dice(module: Callable[..., nn.Module], term: str, **options: Any) -> Builder:
-    """λ_dice Dice + λ_term ``term``."""
-
-    def build(weights: Weights, spacing: Spacing | None, **reduction: bool) -> nn.Module:
-        lambdas = {"lambda_dice": weights.dice, f"lambda_{term}": weights.geometric}
-        return module(sigmoid=True, spacing=spacing, **lambdas, **options, **reduction)
-
-    return build
-
-
-def _without_weights(module: Callable[..., nn.Module], **options: Any) -> Builder:
-    """A loss of one term, without differences or distances."""
-
-    def build(weights: Weights, spacing: Spacing | None, **reduction: bool) -> nn.Module:
-        return module(sigmoid=True, **options, **reduction)
-
-    return build
-
-
-LOSSES: dict[str, Builder] = {
-    "dice": _without_weights(gk.DiceLoss),
-    "dice+fog": _with_dice(gk.DiceFOGLoss, "fog"),
-    "dice+fog_sagittal": _with_dice(gk.DiceFOGLoss, "fog", axes=("sagittal",)),
-    "dice+fog_coronal": _with_dice(gk.DiceFOGLoss, "fog", axes=("coronal",)),
-    "dice+fog_axial": _with_dice(gk.DiceFOGLoss, "fog", axes=("axial",)),
-    "dice+fog_l1": _with_dice(gk.DiceFOGLoss, "fog", norm="l1"),
-    "dice+fog_l2_squared": _with_dice(gk.DiceFOGLoss, "fog", norm="l2_squared"),
-    "dice+fog_central": _with_dice(gk.DiceFOGLoss, "fog", operator="central"),
-    "dice+sog": _with_dice(gk.DiceSOGLoss, "sog"),
-    "dice+sog_two_sided": _with_dice(gk.DiceSOGLoss, "sog", two_sided=True),
-    "dice+boundary": _with_dice(gk.DiceBoundaryLoss, "boundary"),
-    "dice+hausdorff": _with_dice(gk.DiceHausdorffDTLoss, "hausdorff", include_background=True),
-    "bce": _without_weights(gk.BCELoss),
-    "tversky": _without_weights(gk.TverskyLoss, alpha=0.3, beta=0.7),
+REGION_TERMS: dict[str, Callable[[], Formula]] = {
+    "dice": formulas.dice,
+    "ce": formulas.cross_entropy,
+    "bce": formulas.bce,
+    # Weighs false negatives by 0.7 and false positives by 0.3 (Salehi et al. 2017, for MS lesions).
+    "tversky": partial(formulas.tversky, alpha=0.3, beta=0.7),
 }
-"""Name -> builder(weights of the terms, voxel spacing in mm or None for the paper's unit spacing, and the
-losses' options ``batch`` and ``ddp``).
+GEOMETRIC_TERMS: dict[str, Callable[..., Formula]] = {
+    "fog": formulas.fog,
+    "fog_sagittal": partial(formulas.fog, axes=("sagittal",)),
+    "fog_coronal": partial(formulas.fog, axes=("coronal",)),
+    "fog_axial": partial(formulas.fog, axes=("axial",)),
+    "fog_l1": partial(formulas.fog, norm="l1"),
+    "fog_l2_squared": partial(formulas.fog, norm="l2_squared"),
+    "fog_central": partial(formulas.fog, operator="central"),
+    "sog": formulas.sog,
+    "sog_two_sided": partial(formulas.sog, two_sided=True),
+    "boundary": formulas.boundary,
+    "hausdorff": formulas.hausdorff,
+}
+"""Made with ``spacing``, the voxel size in mm, or None for the paper's unit spacing."""
 
-"tversky" weighs false negatives by 0.7 and false positives by 0.3 (Salehi et al. 2017, for MS lesions).
-Every loss takes logits ``[N, 1, x, y, z]`` and a binary target of the same shape, axes in RAS order.
-"""
+LOSSES = (
+    "dice",
+    *(f"dice+{term}" for term in GEOMETRIC_TERMS),
+    "dice+ce",
+    *(f"dice+ce+{term}" for term in GEOMETRIC_TERMS),
+    "bce",
+    "tversky",
+)
+"""Every loss takes logits ``[N, 1, x, y, z]`` and a binary target of the same shape, axes in RAS order."""
 
 
 def build_loss(
@@ -66,13 +55,22 @@ def build_loss(
     batch: bool = False,
     ddp: bool = False,
 ) -> nn.Module:
-    """Build the loss ``name`` of ``LOSSES``: dice_weight · Dice + coefficient · its geometric term.
+    """Build the loss ``name`` of ``LOSSES``: dice_weight · region terms + coefficient · geometric terms.
 
-    ``batch`` and ``ddp`` are those of `geoloss_kernels.functional.Options`.
+    ``batch`` and ``ddp`` are those of `geoloss_kernels.call.Options`.
 
     Raises:
         ValueError: ``name`` is not in the registry.
     """
     if name not in LOSSES:
         raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {name!r}")
-    return LOSSES[name](Weights(dice_weight, coefficient), spacing, batch=batch, ddp=ddp)
+    terms = name.split("+")
+    is_alone = len(terms) == 1
+    weighted = [
+        (1.0 if is_alone else dice_weight) * REGION_TERMS[term]()
+        if term in REGION_TERMS
+        else coefficient * GEOMETRIC_TERMS[term](spacing=spacing)
+        for term in terms
+    ]
+    formula = sum(weighted[1:], start=weighted[0])
+    return gk.FormulaLoss(formula, sigmoid=True, batch=batch, ddp=ddp)
