@@ -126,7 +126,7 @@ cudaError_t launch_forward(LaunchParams params, void* workspace, T* sums, cudaSt
   return error == cudaSuccess ? launch_reduce(partial_sums<T>(params), sums, stream) : error;
 }
 
-constexpr int64_t kMostInOneBlock = 1 << 14;  // tiles' sums: in as much time as a launch takes
+constexpr int64_t kMostInOneBlock = 64 * kRatioThreads;  // tiles' sums
 
 // The forward pass and the ratio. sums: [N, C', K]; loss: see launch_ratio
 template <class T>

@@ -21,14 +21,13 @@ cudaError_t launch_march_as(const LaunchParams& params, bool backward, cudaStrea
 
 template <class Input, class Target>
 cudaError_t launch_lean_march(const LaunchParams& params, bool backward, cudaStream_t stream) {
-  constexpr uint32_t kBoth = kDiceTerms | kCrossEntropyTerms;
   const auto launch = [&]<class Stencil, uint32_t kTerms>() {
     return launch_march_as<MarchTraits<Input, Target, Stencil, kTerms>>(params, backward, stream);
   };
   const auto launch_with = [&]<class Stencil, uint32_t kOtherTerms>() {
     switch (params.terms.plain) {
       case kDiceTerms: return launch.template operator()<Stencil, kDiceTerms>();
-      case kBoth: return launch.template operator()<Stencil, kBoth>();
+      case kSigmoidTraining: return launch.template operator()<Stencil, kSigmoidTraining>();
       default: return launch.template operator()<Stencil, kOtherTerms>();
     }
   };
@@ -38,14 +37,24 @@ cudaError_t launch_lean_march(const LaunchParams& params, bool backward, cudaStr
   return launch_with.template operator()<NoStencil, kAnyTerms>();
 }
 
+template <class Input, class Stencil, int kChannels>
+cudaError_t launch_any_march_with(const LaunchParams& params, bool backward, cudaStream_t stream) {
+  if constexpr (kChannels > 1) {
+    if (params.terms.plain == kSoftmaxTraining) {
+      return launch_march_as<MarchTraits<Input, AnyElement, Stencil, kSoftmaxTraining, kChannels>>(
+          params, backward, stream);
+    }
+  }
+  return launch_march_as<MarchTraits<Input, AnyElement, Stencil, kAnyTerms, kChannels>>(params, backward,
+                                                                                        stream);
+}
+
 template <class Input, int kChannels>
 cudaError_t launch_any_march(const LaunchParams& params, bool backward, cudaStream_t stream) {
   if (params.terms.stencils > 0) {
-    return launch_march_as<MarchTraits<Input, AnyElement, MarchStencil, kAnyTerms, kChannels>>(
-        params, backward, stream);
+    return launch_any_march_with<Input, MarchStencil, kChannels>(params, backward, stream);
   }
-  return launch_march_as<MarchTraits<Input, AnyElement, NoStencil, kAnyTerms, kChannels>>(params, backward,
-                                                                                          stream);
+  return launch_any_march_with<Input, NoStencil, kChannels>(params, backward, stream);
 }
 
 }  // namespace detail

@@ -90,7 +90,7 @@ inline std::pair<Cut, Cut> cut_plane(int64_t vectors, int64_t rows, int64_t halo
 // aligned.
 inline bool is_lean(const GeoSumsParams& p, const TermSelection& terms, const Tiling& t, bool backward) {
   const bool exact = terms.stencils == 0 || terms.plain == kNoTerms || terms.plain == kDiceTerms ||
-                     terms.plain == (kDiceTerms | kCrossEntropyTerms);
+                     terms.plain == kSigmoidTraining;
   const bool common = p.target.dtype == p.input.dtype || p.target.dtype == DType::kFloat32 ||
                       p.target.dtype == DType::kUInt8 || p.target.dtype == DType::kBool;
   return exact && common && t.channels == 1 && t.input_aligned && t.target_aligned &&

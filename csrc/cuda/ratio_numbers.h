@@ -16,7 +16,8 @@ struct RatioArguments {
   const void* channel_weights;  // on the device, [W, C] of the sums' type; or null
 };
 
-// kCapacity: of numbers. A launch with fewer bytes of parameters is faster.
+// kCapacity: of numbers. A launch with fewer bytes of parameters is faster, and more than 4 KB need CUDA 12.1
+// and a driver of its time.
 template <int kCapacity>
 struct Ratio {
   int64_t N, C, K;  // of the sums

@@ -24,12 +24,14 @@ constexpr int kMaxSlots = kPlainTerms + kMaxRequests;
 constexpr bool is_plain(TermKind kind) { return static_cast<int>(kind) < kPlainTerms; }
 constexpr uint32_t bit_of(TermKind kind) { return 1u << static_cast<int>(kind); }
 
-// The sums of Dice and Tversky, of cross-entropy under a sigmoid, and those that start from log(1 - s), and
-// from any logarithm.
+// The sums of Dice and Tversky, of cross-entropy under a sigmoid, of Dice + cross-entropy under a sigmoid and
+// under a softmax; those that start from log(1 - s), and from any logarithm.
 constexpr uint32_t kDiceTerms =
     bit_of(TermKind::kPrediction) | bit_of(TermKind::kTarget) | bit_of(TermKind::kIntersection);
 constexpr uint32_t kCrossEntropyTerms =
     bit_of(TermKind::kCrossEntropyForeground) | bit_of(TermKind::kCrossEntropyBackground);
+constexpr uint32_t kSigmoidTraining = kDiceTerms | kCrossEntropyTerms;
+constexpr uint32_t kSoftmaxTraining = kDiceTerms | bit_of(TermKind::kCrossEntropyForeground);
 constexpr uint32_t kComplementTerms = bit_of(TermKind::kCrossEntropyBackground);
 constexpr uint32_t kLogarithmTerms = kCrossEntropyTerms | bit_of(TermKind::kCrossEntropyUniform);
 

@@ -121,9 +121,7 @@ struct Others {
   int64_t except;
   T largest, total;  // of their logits, and Σ exp(logit - largest)
 
-  // log Σ exp of their logits
-  GEOLOSS_DEVICE T logarithm_of_sum() const { return largest + logarithm(total); }
-  // of channel c, their softmax
+  // The softmax among them of the one with this logit.
   GEOLOSS_DEVICE T share(T logit) const { return exponential(logit - largest) / total; }
 };
 
@@ -468,9 +466,12 @@ struct TileVoxel {
     const T logit = tile.source.input(c, at.z, at.y, at.x), total = -logarithm(of_voxel.inverse_total);
     voxel.log_prediction_ = (logit - of_voxel.largest) - total;
     if (!wants(kComplementTerms)) return;
-    voxel.log_complement_ =
-        is_largest() ? (tile.others(at.z, at.y, at.x).logarithm_of_sum() - of_voxel.largest) - total
-                     : logarithm_1p(-voxel.prediction_);
+    if (is_largest()) {
+      const Others<T> others = tile.others(at.z, at.y, at.x);
+      voxel.log_complement_ = logarithm(others.total) + (others.largest - of_voxel.largest) - total;
+    } else {
+      voxel.log_complement_ = logarithm_1p(-voxel.prediction_);
+    }
   }
 
  private:

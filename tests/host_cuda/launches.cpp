@@ -40,11 +40,12 @@ Terms joined(std::initializer_list<Terms> lists) {
 const Terms kFog{stencil_term(Kind::kFirstOrderForwardL2)};
 const Terms kDice = plain({Kind::kIntersection, Kind::kPrediction, Kind::kTarget});
 const Terms kCrossEntropy = plain({Kind::kCrossEntropyForeground, Kind::kCrossEntropyBackground});
-const Terms kSoftmaxCrossEntropy = plain({Kind::kCrossEntropyForeground, Kind::kCrossEntropyUniform});
 const Terms kDiceAndFog = joined({kDice, kFog, plain({Kind::kCount})});
 const Terms kDiceAndCrossEntropy = joined({kDice, kCrossEntropy});
 const Terms kDiceCrossEntropyAndFog = joined({kDiceAndCrossEntropy, kFog});
-const Terms kSoftmaxTraining = joined({kDice, kSoftmaxCrossEntropy, kFog});
+const Terms kDiceAndSoftmaxCrossEntropy = joined({kDice, plain({Kind::kCrossEntropyForeground})});
+const Terms kSmoothed =
+    joined({kDice, plain({Kind::kCrossEntropyForeground, Kind::kCrossEntropyUniform}), kFog});
 const Terms kDiceAndSog = joined({kDice, {stencil_term(Kind::kSecondOrder)}, plain({Kind::kCount})});
 const Terms kStencils{
     stencil_term(Kind::kFirstOrderForwardL2), stencil_term(Kind::kFirstOrderForwardL2, 3),
@@ -294,7 +295,10 @@ std::vector<Case> cases() {
     all.push_back({1, channels, 18, 20, 64, f32, i64, softmax, false, true, kDiceAndFog});
     all.push_back({2, channels, 3, 9, 31, f16, u8, softmax, false, true, kDiceAndFog});
     all.push_back({2, channels, 3, 9, 31, f32, u8, softmax, false, true, kDice});
-    all.push_back({1, channels, 3, 9, 32, bf16, u8, softmax, false, true, kSoftmaxTraining});
+    all.push_back({1, channels, 3, 9, 32, bf16, u8, softmax, false, true, kSmoothed});
+    all.push_back({1, channels, 3, 9, 32, f16, u8, softmax, false, true, kDiceAndSoftmaxCrossEntropy});
+    all.push_back(
+        {1, channels, 3, 9, 32, f32, u8, softmax, false, true, joined({kDiceAndSoftmaxCrossEntropy, kFog})});
   }
   return all;
 }
