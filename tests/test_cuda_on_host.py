@@ -15,7 +15,7 @@ import pytest
 import torch
 from host_cuda import build, planted_bugs
 from host_cuda.planted_bugs import BUGS
-from numerics import Case, compute_with, sample_cases
+from numerics import Case, assert_backend_matches_reference, compute_with, sample_cases
 from torch import Tensor
 
 import geoloss_kernels as gk
@@ -74,6 +74,17 @@ def test_every_thread_of_a_launch_runs(forward_again):
     assert after["threads"] - before["threads"] == 2 * 8 * 128 + 128
     assert after["barriers"] > before["barriers"]
     assert after["exchanges"] > before["exchanges"]
+
+
+@pytest.mark.parametrize("fog", [(), FOG[:1]], ids=["", "fog"])
+@pytest.mark.parametrize("channels", [2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_dice_and_cross_entropy_under_a_softmax(forward_again, dtype, channels, fog):
+    """Up to 4 channels have a marching kernel of their own."""
+    terms = (*DICE, CROSS_ENTROPY[0], *fog)
+    shape = (2, channels, 17, 9, 33)
+    case = Case(shape, terms, dtype, "softmax", target="labels", target_dtype=torch.uint8)
+    assert_backend_matches_reference("cuda on host", case)
 
 
 def launches_of(call: Callable[[], object]) -> int:
