@@ -282,7 +282,7 @@ class TestMasks:
         assert np.array_equal(load_mask(path), self.MASK)
 
     @pytest.mark.parametrize(
-        ("slope", "stored"), [(0.00392, 255), (1 / 32767, 32767), (0.05, 20), (0.3333, 3)]
+        ("slope", "stored"), [(0.00392, 255), (1 / 256, 255), (1 / 32767, 32767), (0.05, 20), (0.3333, 3)]
     )
     def test_ones_as_exact_as_their_slope(self, tmp_path: Path, slope: float, stored: int) -> None:
         path = self.scaled(tmp_path, slope, stored)
@@ -314,6 +314,11 @@ class TestMasks:
         labels = load_labels(path, like=(grid, path))
         assert labels.dtype == np.int16
         assert np.array_equal(labels, 300 * self.MASK)
+        huge = write_image(path, 1e30 * self.MASK)
+        with pytest.raises(
+            InputError, match=r"m.nii.gz: expected labels that fit into 64 bits, got 0 to 1000"
+        ):
+            load_labels(huge, like=(grid, path))
         with pytest.raises(InputError, match=r"m.nii.gz: expected whole numbers as labels, got 0.5"):
             load_labels(write_image(path, 0.5 * self.MASK.astype(np.float32)), like=(grid, path))
 

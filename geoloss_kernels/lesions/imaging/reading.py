@@ -134,7 +134,10 @@ def load_labels(path: Path, *, like: tuple[Grid, Path]) -> NDArray[np.integer]:
     least, largest = int(whole.min()), int(whole.max())
     types = (np.uint8, np.int16, np.int32, np.int64, np.uint64)
     holding = (kind for kind in types if np.iinfo(kind).min <= least and largest <= np.iinfo(kind).max)
-    return whole.astype(next(holding))
+    kind = next(holding, None)
+    if kind is None:
+        raise InputError(f"{path}: expected labels that fit into 64 bits, got {least} to {largest}")
+    return whole.astype(kind)
 
 
 def _is(label: int, voxels: Voxels) -> NDArray[np.bool_]:
@@ -149,7 +152,7 @@ def _rounding(proxy: ArrayProxy) -> float:
     last_place = np.finfo(stored).eps if stored.kind == "f" else 0.0
     if scaled:
         last_place = max(last_place, np.finfo(np.float32).eps * (1 + abs(inter)))
-    step = abs(slope) / 2 if scaled and stored.kind != "f" else 0.0
+    step = abs(slope) if scaled and stored.kind != "f" else 0.0  # some programs round, others cut off
     return float(min(step + ROUNDINGS * last_place, LARGEST_ROUNDING))
 
 

@@ -92,6 +92,8 @@ def _require_files(subject: Subject, modalities: Sequence[str], source: Path) ->
     columns = {**subject.images, **({"mask": subject.mask} if subject.mask else {})}
     named: dict[Path, str] = {}
     for column, path in columns.items():
+        if not str(path).isprintable():
+            raise InputError(f"{source}: expected a path that prints as {column}, got {str(path)!r}")
         if not path.is_file():
             raise InputError(f"{path}: no such file (subject {subject.name})")
         first = named.setdefault(path.resolve(), column)

@@ -7,7 +7,11 @@ from collections.abc import Iterable
 
 _BIDS_SUBJECT = re.compile(r"(.*?sub-[a-z0-9]+)(?:_|$)", re.IGNORECASE)
 _SESSION = re.compile(
-    r"(.+?)[_-](?:(?:ses|session|visit|timepoint|tp)[_-]?[a-z0-9]+|\d{4}-?\d{2}-?\d{2})$", re.IGNORECASE
+    r"(.+?)[_-](?:"
+    r"(?:ses|session|visit|timepoint|time|tp|month|year)[_-]?[a-z0-9]+"
+    r"|baseline|follow-?up[_-]?[a-z0-9]*"
+    r"|\d{4}-?\d{2}-?\d{2})$",
+    re.IGNORECASE,
 )
 _GROUP = re.compile(
     r"(?:cent(?:er|re)|site|hospital|scanner|group|cohort|batch|part|set|dataset|train|val|test)\w*[-_ ]?\w*$"
