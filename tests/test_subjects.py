@@ -431,7 +431,7 @@ class TestWhichFileIsWhat:
         with pytest.raises(InputError, match=r"several files match mask: lesions.nii.gz, wmh.nii.gz"):
             load_subjects(tmp_path)
 
-    @pytest.mark.parametrize("names", [{"0": "MRI", "1": "mri", "2": "T2"}, {"0": "x", "1": "x"}])
+    @pytest.mark.parametrize("names", [{"0": "MRI", "1": "mri", "2": "T2"}, {"0": "x", "1": " x"}])
     def test_channels_of_one_name(self, tmp_path: Path, names: dict[str, str]) -> None:
         root = make_nnunet(tmp_path / "set")
         (root / "dataset.json").write_text(json.dumps({"channel_names": names}))
@@ -439,6 +439,14 @@ class TestWhichFileIsWhat:
             InputError, match=r"dataset.json: expected channel_names that differ, got .* 0, 1, of which"
         ):
             load_subjects(root, ["mri"])
+
+    def test_channels_of_one_number(self, tmp_path: Path) -> None:
+        root = make_nnunet(tmp_path / "set")
+        (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1", "00": "T2"}}))
+        with pytest.raises(
+            InputError, match=r"dataset.json: expected channel_names of different numbers, got 0, 00"
+        ):
+            load_subjects(root)
 
     @pytest.mark.parametrize("content", ["[]", '{"channel_names": {"a": "T1"}}', "[" * 100000, "\xff"])
     def test_descriptions_that_describe_nothing(self, tmp_path: Path, content: str) -> None:

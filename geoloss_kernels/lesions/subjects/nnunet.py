@@ -47,11 +47,13 @@ def _channels(path: Path) -> tuple[dict[str, str], str]:
     channels = next((description[key] for key in ("channel_names", "modality") if key in description), None)
     if not isinstance(channels, dict) or not all(str(number).isdecimal() for number in channels):
         raise InputError(f"{path}: expected channel_names, a mapping from number to name")
-    modalities = {f"{int(number):04d}": str(name).lower() for number, name in channels.items()}
-    names = list(modalities.values())
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    named = [(f"{int(number):04d}", str(name).strip().lower()) for number, name in channels.items()]
+    modalities = dict(named)
+    if len(modalities) < len(named):
+        raise InputError(f"{path}: expected channel_names of different numbers, got {', '.join(channels)}")
+    repeated = next((name for _, name in named if sum(name == other for _, other in named) > 1), None)
     if repeated is not None:
-        shared = ", ".join(number for number, name in channels.items() if str(name).lower() == repeated)
+        shared = ", ".join(str(int(number)) for number, name in named if name == repeated)
         raise InputError(
             f"{path}: expected channel_names that differ, got {repeated!r} for channels {shared}, "
             "of which one would be used"
