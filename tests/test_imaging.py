@@ -109,6 +109,16 @@ class TestTransforms:
         assert after.get_zooms() == before.get_zooms()
         assert after.get_data_dtype() == np.uint8
 
+    def test_fields_that_mean_nothing_do_not_hurt(self, tmp_path: Path) -> None:
+        path = write_with(
+            tmp_path / "in.nii", set_fields(xyzt_units=4, pixdim=[1, np.nan, 0, -1, 1, 1, 1, 1])
+        )
+        save_image(tmp_path / "out.nii.gz", VALUES, load_image(path)[1])
+        values, grid = load_image(tmp_path / "out.nii.gz")
+        assert np.array_equal(values, VALUES)
+        assert np.array_equal(grid.affine, LAS_AFFINE)
+        assert nib.Nifti1Image.from_filename(tmp_path / "out.nii.gz").header.get_zooms() == (1, 1, 1.5)
+
     @pytest.mark.parametrize(
         ("fields", "message"),
         [

@@ -31,6 +31,11 @@ HEADER_BYTES = 540
 """Of NIfTI-2, the longer one."""
 SPACE_CODES = range(6)
 """What a sform or qform may lead to: nothing known, scanner, another image, Talairach, MNI, a template."""
+PLACE = (
+    *("xyzt_units", "sform_code", "srow_x", "srow_y", "srow_z"),
+    *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+)
+"""Fields that place an image in space, beside the voxel sizes."""
 EDGES_MM = (1e-3, 1e3)
 """Of the voxels of anything that is imaged."""
 LEAST_VOLUME = 1e-3
@@ -107,12 +112,12 @@ def new_header(grid: Grid) -> Header:
         header.set_qform(grid.affine, grid.space_code)
         header.set_xyzt_units("mm")
         return header
-    names = ("b", "c", "d")
-    offsets = [f"{form}_{axis}" for form in ("srow", "qoffset") for axis in ("x", "y", "z")]
-    for field in ("sform_code", "qform_code", *(f"quatern_{name}" for name in names), *offsets):
+    for field in PLACE:
         header[field] = grid.header[field]
     header["pixdim"][:4] = grid.header["pixdim"][:4]
-    header.set_xyzt_units(*grid.header.get_xyzt_units())
+    edges = header["pixdim"][1:4]
+    if not (np.isfinite(edges) & (edges > 0)).all():  # they did not count
+        header["pixdim"][1:4] = grid.file_spacing
     return header
 
 
