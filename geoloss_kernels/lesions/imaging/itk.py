@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from geoloss_kernels.lesions.errors import InputError
 
 if TYPE_CHECKING:
     import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
@@ -29,3 +34,13 @@ def from_sitk(image: sitk.Image) -> NDArray[np.float32]:
     import SimpleITK as sitk  # noqa: N813
 
     return np.ascontiguousarray(sitk.GetArrayFromImage(image).T, dtype=np.float32)
+
+
+@contextmanager
+def naming_itk_errors(path: Path, problem: str) -> Iterator[None]:
+    """Bring SimpleITK's RuntimeErrors out as InputErrors that name the image: one that is too small, too far
+    from the other, ..."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(f"{path}: {problem}: {str(error).strip().splitlines()[-1].strip()}") from None

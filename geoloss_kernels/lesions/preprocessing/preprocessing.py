@@ -9,8 +9,7 @@ normalises each volume by it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.files import write_text
 from geoloss_kernels.lesions.imaging.bias_field import correct_bias
 from geoloss_kernels.lesions.imaging.grid import Grid, require_same_grid
-from geoloss_kernels.lesions.imaging.itk import from_sitk, to_sitk
+from geoloss_kernels.lesions.imaging.itk import from_sitk, naming_itk_errors, to_sitk
 from geoloss_kernels.lesions.imaging.reading import load_image, load_labels, read_grid
 from geoloss_kernels.lesions.imaging.registration import register_rigidly
 from geoloss_kernels.lesions.imaging.resampling import resample
@@ -84,7 +83,7 @@ def correct_subject(subject: Subject, modalities: Sequence[str], folder: Path) -
 
 
 @dataclass(frozen=True)
-class _Scan:
+class _SubjectImage:
     """An image of a subject, without its bias field and as it was."""
 
     path: Path
@@ -114,7 +113,7 @@ def _preprocess_subject(subject: Subject, folder: Path, options: PreprocessingOp
     for name, scan in scans.items():
         image = scan.corrected if options.correct_bias else scan.original
         if scan is not fixed:
-            with _naming(scan.path, f"cannot be registered to {fixed.path}"):
+            with naming_itk_errors(scan.path, f"cannot be registered to {fixed.path}"):
                 transform = register_rigidly(fixed.corrected, scan.corrected, options.seed)
                 image = resample(image, fixed.corrected, transform)
             shift = math.hypot(*transform.GetTranslation())
@@ -134,13 +133,13 @@ def _rotation(transform: sitk.Euler3DTransform) -> float:
     return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
 
 
-def _read(path: Path) -> _Scan:
+def _read(path: Path) -> _SubjectImage:
     values, grid = load_image(path)
     if not values.any():
         raise InputError(f"{path}: expected an image, got zeros only")
     original = to_sitk(values, grid.affine)
-    with _naming(path, "cannot be corrected for its bias field"):
-        return _Scan(path, grid, correct_bias(original), original)
+    with naming_itk_errors(path, "cannot be corrected for its bias field"):
+        return _SubjectImage(path, grid, correct_bias(original), original)
 
 
 def _write(
@@ -151,12 +150,3 @@ def _write(
     for name, values in images.items():
         save_image(files[name], values, grids[name])
     return files
-
-
-@contextmanager
-def _naming(path: Path, problem: str) -> Iterator[None]:
-    """Bring SimpleITK's RuntimeErrors out as InputErrors that name the image."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise InputError(f"{path}: {problem}: {str(error).splitlines()[-1].strip()}") from None
