@@ -16,6 +16,7 @@ from geoloss_kernels.lesions.subjects.arguments import (
     patterns_of,
 )
 from geoloss_kernels.lesions.subjects.checks import problems_of
+from geoloss_kernels.lesions.subjects.findings import raise_any
 from geoloss_kernels.lesions.subjects.layouts import load_subjects
 from geoloss_kernels.lesions.subjects.subject import Subject
 from geoloss_kernels.lesions.subjects.table import format_table
@@ -73,10 +74,7 @@ def find(options: argparse.Namespace) -> tuple[list[Subject], list[Finding]]:
         with recorded_warnings() as warnings:
             errors = list(problems_of(subject, options.modalities, options.lesion_label))
         findings.extend(Finding(subject.name, "warning", warning) for warning in warnings)
-        for error in errors[:-1]:
-            report(subject.name, error)
-        if errors:
-            raise errors[-1]
+        raise_any(errors, report, subject.name)
 
     try:
         with recorded_warnings() as warnings:

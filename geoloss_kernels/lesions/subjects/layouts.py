@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from geoloss_kernels.lesions.errors import InputError, warn
-from geoloss_kernels.lesions.subjects.findings import Report, reporting_to
+from geoloss_kernels.lesions.subjects.findings import Report, raise_any, reporting_to
 from geoloss_kernels.lesions.subjects.folders import IMAGE_SUFFIXES, scan_folders
 from geoloss_kernels.lesions.subjects.nnunet import DESCRIPTION, scan_nnunet
 from geoloss_kernels.lesions.subjects.splits import assign_splits, shared_people
@@ -46,7 +46,7 @@ def load_subjects(
     subjects: list[Subject] = []
     for subject in found:
         with reporting_to(on_incomplete, subject.name):
-            _require_files(subject, modalities, source)
+            raise_any(list(_problems_of_files(subject, modalities, source)), on_incomplete, subject.name)
             if any(subject.name == other.name for other in subjects):
                 raise InputError(f"{source}: two subjects are named {subject.name}")
             if check is not None:
@@ -85,20 +85,21 @@ def _with_masks(
     return kept
 
 
-def _require_files(subject: Subject, modalities: Sequence[str], source: Path) -> None:
-    missing = [modality for modality in modalities if modality not in subject.images]
-    if missing:
-        raise InputError(f"{source}: subject {subject.name} has no {missing[0]} image")
+def _problems_of_files(subject: Subject, modalities: Sequence[str], source: Path) -> Iterator[InputError]:
+    """Images that are missing, and files that are none or that fill two columns."""
+    for modality in modalities:
+        if modality not in subject.images:
+            yield InputError(f"{source}: subject {subject.name} has no {modality} image")
     columns = {**subject.images, **({"mask": subject.mask} if subject.mask else {})}
     named: dict[Path, str] = {}
     for column, path in columns.items():
-        if not str(path).isprintable():
-            raise InputError(f"{source}: expected a path that prints as {column}, got {str(path)!r}")
-        if not path.is_file():
-            raise InputError(f"{path}: no such file (subject {subject.name})")
         first = named.setdefault(path.resolve(), column)
-        if first != column:
-            raise InputError(f"{path}: is both {first} and {column} of subject {subject.name}")
+        if not str(path).isprintable():
+            yield InputError(f"{source}: expected a path that prints as {column}, got {str(path)!r}")
+        elif not path.is_file():
+            yield InputError(f"{path}: no such file (subject {subject.name})")
+        elif first != column:
+            yield InputError(f"{path}: is both {first} and {column} of subject {subject.name}")
 
 
 def _advice(source: Path, modalities: Sequence[str]) -> str:
