@@ -515,7 +515,7 @@ def test_weights_that_are_not_finite_are_no_checkpoint(
         def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return Steep.apply(logits)
 
-    monkeypatch.setitem(LOSSES, "dice", lambda *weight, **reduction: SteepLoss())
+    monkeypatch.setattr(loop, "build_loss", lambda *names, **options: SteepLoss())
     with pytest.raises(InputError, match="the network after 1 epochs is not finite"):
         train(tiny_config(loss="dice", steps_per_epoch=1), subjects, tmp_path / "run", log=quiet)
     assert not (tmp_path / "run" / "last.pt").exists()
