@@ -106,9 +106,11 @@ struct GeoSumsArguments {
 //   map terms      the number of the map
 //   first order    the axes as bits, 0 = z, 1 = y, 2 = x; the spacing along z, y, x
 //   second order   the spacing along z, y, x
+//   program        see program.h
 class TermReader {
  public:
-  TermReader(const Integers& terms, const Numbers& parameters) : terms_(terms), parameters_(parameters) {}
+  TermReader(const Integers& terms, const Numbers& parameters, bool runs_programs)
+      : terms_(terms), parameters_(parameters), runs_programs_(runs_programs) {}
 
   bool at_end() const { return next_term_ == terms_.size(); }
 
@@ -121,6 +123,7 @@ class TermReader {
     Term term{};
     term.kind = kind_of(integer());
     const int64_t integers = integer(), numbers = integer();
+    if (term.kind == TermKind::kProgram) return program(integers, numbers, maps);
     check_counts(term.kind, integers, numbers);
     if (reads_map(term.kind)) term.map = checked_map(integer(), maps);
     if (is_first_order(term.kind)) {
@@ -137,10 +140,13 @@ class TermReader {
   }
 
  private:
-  static TermKind kind_of(int64_t number) {
+  TermKind kind_of(int64_t number) const {
     STD_TORCH_CHECK(number >= 0 && number < kTermKinds, "terms: expected kinds from 0 to ", kTermKinds - 1,
                     ", got ", number);
-    return static_cast<TermKind>(number);
+    const auto kind = static_cast<TermKind>(number);
+    STD_TORCH_CHECK(kind != TermKind::kProgram || runs_programs_,
+                    "terms: expected no programs, which the CPU alone computes, got one");
+    return kind;
   }
 
   static void check_counts(TermKind kind, int64_t integers, int64_t numbers) {
@@ -149,6 +155,28 @@ class TermReader {
     STD_TORCH_CHECK(integers == expected_integers && numbers == expected_numbers, "terms: expected ",
                     expected_integers, " integers and ", expected_numbers, " parameters of kind ",
                     static_cast<int>(kind), ", got ", integers, " and ", numbers);
+  }
+
+  Term program(int64_t integers, int64_t numbers, int64_t maps) {
+    Term term{};
+    term.kind = TermKind::kProgram;
+    const bool fits = integers >= 0 && integers <= static_cast<int64_t>(terms_.size() - next_term_) &&
+                      numbers >= 0 && numbers <= static_cast<int64_t>(parameters_.size() - next_parameter_);
+    STD_TORCH_CHECK(fits, "terms: expected ", integers, " integers and ", numbers, " parameters of program ",
+                    count_, ", got a stream that ends before");
+    term.program = {static_cast<int32_t>(next_term_), static_cast<int32_t>(integers),
+                    static_cast<int32_t>(next_parameter_), static_cast<int32_t>(numbers)};
+    OpenTerm open;
+    const char* fault = read_open_term({terms_.data() + next_term_, integers},
+                                       {parameters_.data() + next_parameter_, numbers}, maps, open);
+    STD_TORCH_CHECK(fault == nullptr, "terms: program ", count_, " ", fault);
+    next_term_ += integers;
+    next_parameter_ += numbers;
+    components_ += open.components;
+    STD_TORCH_CHECK(components_ <= kMaxComponents, "terms: expected at most ", kMaxComponents,
+                    " stencils of programs, got more");
+    ++count_;
+    return term;
   }
 
   static int32_t checked_map(int64_t number, int64_t maps) {
@@ -172,26 +200,33 @@ class TermReader {
 
   const Integers& terms_;
   const Numbers& parameters_;
+  const bool runs_programs_;
   size_t next_term_ = 0, next_parameter_ = 0;
-  int64_t count_ = 0;
+  int64_t count_ = 0, components_ = 0;
 };
 
-inline void read_terms(const GeoSumsArguments& a, GeoSumsParams& p) {
-  TermReader reader(a.terms, a.parameters);
-  int stencils = 0;
+inline void read_terms(const GeoSumsArguments& a, bool runs_programs, GeoSumsParams& p) {
+  TermReader reader(a.terms, a.parameters, runs_programs);
+  p.integers = a.terms.data();
+  p.numbers = a.parameters.data();
+  int stencils = 0, programs = 0;
   while (!reader.at_end()) {
     STD_TORCH_CHECK(p.term_count < kMaxTerms, "terms: expected 1 to ", kMaxTerms, ", got more");
     Term& term = p.terms[p.term_count++];
     term = reader.next(static_cast<int64_t>(a.maps.size()));
     stencils += is_stencil(term.kind);
+    programs += term.kind == TermKind::kProgram;
   }
   reader.check_end();
   STD_TORCH_CHECK(p.term_count > 0, "terms: expected 1 to ", kMaxTerms, ", got none");
   STD_TORCH_CHECK(stencils <= kMaxStencilTerms, "terms: expected at most ", kMaxStencilTerms,
                   " first- and second-order terms, got ", stencils);
+  STD_TORCH_CHECK(programs <= kMaxPrograms, "terms: expected at most ", kMaxPrograms, " programs, got ",
+                  programs);
 }
 
-inline GeoSumsParams params_of(const GeoSumsArguments& a) {
+// runs_programs: whether the kernels compute terms that are programs.
+inline GeoSumsParams params_of(const GeoSumsArguments& a, bool runs_programs = false) {
   const int64_t spatial = a.input.dim() - 2;
   STD_TORCH_CHECK(spatial == 2 || spatial == 3, "input: expected [N, C, H, W] or [N, C, D, H, W], got ",
                   shape_text(a.input));
@@ -213,7 +248,7 @@ inline GeoSumsParams params_of(const GeoSumsArguments& a) {
   p.ignore_index = static_cast<double>(a.ignore_index.value_or(0));
   p.first_channel = a.include_background ? 0 : 1;
   STD_TORCH_CHECK(p.C > p.first_channel, "include_background: without it, input needs two channels or more");
-  read_terms(a, p);
+  read_terms(a, runs_programs, p);
   return p;
 }
 

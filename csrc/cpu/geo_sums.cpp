@@ -57,7 +57,8 @@ void add_properties(TermList<Terms...>, TermKind kind, Integers& properties) {
 }
 
 Integers term_properties(int64_t kind) {
-  STD_TORCH_CHECK(kind >= 0 && kind < kTermKinds, "kind: expected 0 to ", kTermKinds - 1, ", got ", kind);
+  constexpr int64_t kNamed = static_cast<int64_t>(TermKind::kProgram);
+  STD_TORCH_CHECK(kind >= 0 && kind < kNamed, "kind: expected 0 to ", kNamed - 1, ", got ", kind);
   Integers properties{0, 0, 0, 1};  // of a stencil
   add_properties(terms::VoxelTerms{}, static_cast<TermKind>(kind), properties);
   return properties;
@@ -68,8 +69,8 @@ Integers term_properties(int64_t kind) {
 Tensor geo_sums(const Tensor& input, const Tensor& target, const OptionalTensor& mask,
                 const std::vector<Tensor>& maps, const Integers& terms, const Numbers& parameters,
                 int64_t activation, const std::optional<int64_t>& ignore_index, bool include_background) {
-  const GeoSumsParams params =
-      params_of({input, target, mask, maps, terms, parameters, activation, ignore_index, include_background});
+  const GeoSumsParams params = params_of(
+      {input, target, mask, maps, terms, parameters, activation, ignore_index, include_background}, true);
   const bool fp64 = params.input.dtype == DType::kFloat64;
   Tensor sums =
       torch::stable::new_zeros(input, {params.N, params.C - params.first_channel, params.term_count},
@@ -99,8 +100,8 @@ Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Ten
                          const OptionalTensor& mask, const std::vector<Tensor>& maps, const Integers& terms,
                          const Numbers& parameters, int64_t activation,
                          const std::optional<int64_t>& ignore_index, bool include_background) {
-  GeoSumsParams params =
-      params_of({input, target, mask, maps, terms, parameters, activation, ignore_index, include_background});
+  GeoSumsParams params = params_of(
+      {input, target, mask, maps, terms, parameters, activation, ignore_index, include_background}, true);
   check_grad_sums(grad_sums, params);
   const Tensor dense_grad_sums = dense_of(grad_sums);
   Tensor grad_input = torch::stable::empty_like(input);
