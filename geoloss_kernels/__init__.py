@@ -14,8 +14,9 @@ See `geoloss_kernels.losses` for the modules, `geoloss_kernels.formulas` for wha
 import importlib
 from typing import Any
 
-from geoloss_kernels import backends, distance, formulas, functional, reference
+from geoloss_kernels import backends, distance, formulas, functional, phi, reference
 from geoloss_kernels.backends import build_info, use_backend
+from geoloss_kernels.explanation import explain
 from geoloss_kernels.losses import (
     BCELoss,
     BoundaryLoss,
@@ -29,12 +30,13 @@ from geoloss_kernels.losses import (
     FOGLoss,
     FormulaLoss,
     GeneralizedDiceLoss,
+    GEOLoss,
     HausdorffDTLoss,
     LogHausdorffDTLoss,
     SOGLoss,
     TverskyLoss,
 )
-from geoloss_kernels.reference import GEOLoss
+from geoloss_kernels.phi import norm
 
 __version__ = "0.1.0"
 
@@ -57,6 +59,9 @@ __all__ = [
     "GEOLoss",
     "FormulaLoss",
     "formulas",
+    "phi",
+    "norm",
+    "explain",
     "functional",
     "reference",
     "backends",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -12,9 +12,11 @@ from torch import Tensor, distributed
 from geoloss_kernels import backends
 from geoloss_kernels._registrations import Operators
 from geoloss_kernels.call import ACTIVATIONS, LossCall, Options
-from geoloss_kernels.formulas import CallTraits, Formula
+from geoloss_kernels.formulas import CallTraits, Formula, Part, TracedGeo, geo, kept_combination
 from geoloss_kernels.passes import ClassWeight, Geometry, Pass, channel_weights, passes
+from geoloss_kernels.reference.geo import geo_loss_of_call
 from geoloss_kernels.tensor_checks import companion_in_plane
+from geoloss_kernels.terms import EncodedTerms
 
 DistanceMaps = Tensor | Sequence[Tensor] | None
 
@@ -40,20 +42,97 @@ def evaluate(
     """
     call = LossCall.of(input, target, mask, spacing, options)
     traits = CallTraits(call.activation, call.channels, call.label_map, options.reduction)
-    geometry = Geometry(call.dimensions, call.spacing)
-    # A compiler takes the passes for constants of its graph, without a cache of ours.
-    plan = passes if torch.compiler.is_compiling() else _kept_passes
-    planned = plan(formula, traits, call.include_background, options.batch, geometry)
+    plan = _plan_compiled if torch.compiler.is_compiling() else _plan
+    details = (traits, call.include_background, options.batch, Geometry(call.dimensions, call.spacing))
+    planned, unfused, parameters = plan(formula, _in_reference(input), *details)
     given = _given_maps(distance_map, planned, call)
     total = None
     for each in planned:
-        loss = _evaluate_pass(each, options, call, given, current_weight)
+        loss = _evaluate_pass(each, options, call, given, current_weight, parameters)
+        total = loss if total is None else total + loss
+    for factor, part in unfused:
+        loss = factor * _evaluate_unfused(part, options, call)
         total = loss if total is None else total + loss
     if total is None:
         raise ValueError("formula: expected at least one part, got none")
     if options.reduction == "none":
         return total.view(*total.shape, *[1] * call.dimensions)
     return total
+
+
+class _Plan(NamedTuple):
+    """What there is to compute: passes, open parts that plain PyTorch computes, and what open parts read."""
+
+    passes: Sequence[Pass]
+    unfused: Sequence[tuple[float, geo]]
+    parameters: Mapping[Any, Sequence[Tensor]]
+
+
+def planned_passes(
+    formula: Formula, options: Options, channels: int, dimensions: int, label_map: bool
+) -> Sequence[Pass]:
+    """The fused passes of a call with an input of so many channels and spatial axes."""
+    activation = "sigmoid" if options.sigmoid else "softmax" if options.softmax and channels > 1 else "none"
+    traits = CallTraits(activation, channels, label_map, options.reduction)
+    background = options.include_background or channels == 1
+    return _plan(formula, False, traits, background, options.batch, Geometry(dimensions, None)).passes
+
+
+def _in_reference(input: Tensor) -> bool:
+    return backends.choose(input) == "reference"
+
+
+def _plan(formula: Formula, in_reference: bool, *details: Any) -> _Plan:
+    if not formula.is_open:
+        return _Plan(_kept_passes(formula, *details), (), {})
+    return _plan_open(formula, in_reference, _kept_passes, *details)
+
+
+def _plan_open(formula: Formula, in_reference: bool, plan: Callable[..., Any], *details: Any) -> _Plan:
+    geometry: Geometry = details[-1]
+    opened = formula.opened(geometry.dimensions)
+    plain = [(factor, _unfused(part, in_reference)) for factor, part in opened.formula.parts]
+    fused = tuple(own for own, (_, part) in zip(opened.formula.parts, plain, strict=True) if part is None)
+    unfused = tuple((factor, part) for factor, part in plain if part is not None)
+    return _Plan(plan(kept_combination(fused), *details), unfused, opened.parameters)
+
+
+def _unfused(part: Part, in_reference: bool) -> geo | None:
+    if isinstance(part, TracedGeo):
+        return part.part if in_reference else None
+    return part if isinstance(part, geo) else None
+
+
+def _plan_compiled(formula: Formula, in_reference: bool, *details: Any) -> _Plan:
+    """A compiler takes the passes for constants of its graph, without a cache of ours."""
+    if not formula.is_open:
+        return _Plan(passes(formula, *details), (), {})
+    traits, include_background, batch, geometry = details
+    of_call = (traits.activation, traits.channels, traits.label_map, traits.reduction)
+    return _constant_plan(
+        formula, in_reference, include_background, batch, geometry.dimensions, geometry.spacing, *of_call
+    )
+
+
+@torch.compiler.assume_constant_result
+def _constant_plan(
+    formula: Formula,
+    in_reference: bool,
+    include_background: bool,
+    batch: bool,
+    dimensions: int,
+    spacing: tuple[float, ...] | None,
+    *traits: Any,
+) -> _Plan:
+    """The plan of a formula with open parts, whose functions a compiler does not look into."""
+    details = (CallTraits(*traits), include_background, batch, Geometry(dimensions, spacing))
+    planned = _plan_open(formula, in_reference, _kept_passes, *details)
+    if any(planned.parameters.values()):
+        raise ValueError(
+            "torch.compile: expected open formulas that read numbers alone, got one that reads a tensor, "
+            "whose value a compiled graph cannot take"
+        )
+    return planned
 
 
 _kept_passes = functools.lru_cache(maxsize=512)(passes)
@@ -65,9 +144,11 @@ def _evaluate_pass(
     call: LossCall,
     given: dict[Any, Tensor],
     current_weight: Callable[[Tensor], Tensor] | None,
+    parameters: Mapping[Any, Sequence[Tensor]],
 ) -> Tensor:
     input = call.logits if each.from_logits else call.input
-    operators = backends.operators(input)
+    is_open = any(term.density is not None for term in each.terms)
+    operators = backends.operators_for_programs(input) if is_open else backends.operators(input)
     maps = [map.of(call, given.get(map)) for map in each.maps]
     rows = each.class_weights
     if current_weight is not None and rows:
@@ -75,7 +156,7 @@ def _evaluate_pass(
     weights = channel_weights(rows, call.channels, each.include_background, input, call.dtype)
     sums_options = (
         each.encoded.terms,
-        each.encoded.parameters,
+        _with_values(each.encoded, parameters),
         ACTIVATIONS.index(each.activation),
         call.ignore_index,
         each.include_background,
@@ -90,6 +171,27 @@ def _evaluate_pass(
     if options.ddp:
         sums = sum_over_processes(sums.sum(0, keepdim=True))
     return _of_sums(each, options, call, operators, sums, weights, ratio_options)
+
+
+def _with_values(encoded: EncodedTerms, parameters: Mapping[Any, Sequence[Tensor]]) -> tuple[float, ...]:
+    """The operators' ``parameters`` with the values that tensors of open formulas have now."""
+    if not encoded.values:
+        return encoded.parameters
+    numbers = list(encoded.parameters)
+    for place, owner, which in encoded.values:
+        numbers[place] = float(parameters[owner][which])
+    return tuple(numbers)
+
+
+def _evaluate_unfused(part: geo, options: Options, call: LossCall) -> Tensor:
+    """An open part by the user's own functions, under autograd."""
+    if options.ddp:
+        raise ValueError("ddp: expected fused open formulas with it, got fused=False or the reference")
+    spacing = part.spacing if call.spacing is None else call.spacing
+    pieces = {
+        name: getattr(part, name) for name in ("theta", "psi", "phi", "gamma", "smooth_nr", "smooth_dr")
+    }
+    return geo_loss_of_call(call, spacing, reduction=options.reduction, batch=options.batch, **pieces)
 
 
 def _of_sums(
