@@ -9,7 +9,7 @@
 namespace geoloss::GEOLOSS_ISA {
 
 // Voxels that an instruction works on in one go; a multiple of every vector's lanes.
-constexpr int64_t kChunkElements = 512;
+constexpr int64_t kChunkElements = 1024;
 
 template <class T>
 using RunInstruction = void (*)(const Rows<T>& to, const Rows<T>* const* from, Extent);
