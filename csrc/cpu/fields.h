@@ -43,7 +43,7 @@ class Fields {
   int64_t halo_before, halo_after;  // rows and planes produced around the tile
 
   Fields(const GeoSumsParams& params, const cpu::Tiling& tiling_, bool backward_, int64_t index)
-      : p(params), tiling(tiling_), plan(params), backward(backward_) {
+      : p(params), tiling(tiling_), plan(params, backward_), backward(backward_) {
     const int64_t volume = index / (tiling.tiles_z * tiling.tiles_y);
     n = volume * tiling.channels / p.C;
     c = volume * tiling.channels % p.C;
@@ -165,7 +165,8 @@ class Fields {
     wanted_[kLogPrediction] =
         (!backward && plan.has(terms::Variable::kLogPrediction)) || plan.reads(FieldKind::kLogPrediction);
     wanted_[kLogComplement] = (!backward && complement) || plan.reads(FieldKind::kLogComplement);
-    wanted_[kLogit] = softmax && (complement || plan.reads(FieldKind::kLogComplement));
+    wanted_[kLogit] = softmax && (complement || plan.reads(FieldKind::kLogComplement) ||
+                                  (backward && plan.programs_move_complement));
     wanted_[kSoftmax] = plan.masked && softmax && backward;
     for (int map = 0; map < kMaxMaps; ++map) wanted_[map_field(map)] = plan.reads_map[map];
     in_place_[kPrediction] = plain && p.activation == Activation::kNone && readable_in_place(p.input);

@@ -374,7 +374,7 @@ size_t workspace(const GeoSumsParams& p, const Tiling& tiling, bool backward) {
 // As many rows as the cache and the workspace have room for.
 template <class T>
 int64_t tile_rows(const GeoSumsParams& p, Tiling t, bool backward) {
-  const Plan<T> plan(p);
+  const Plan<T> plan(p, backward);
   if (plan.reach() == 0) return p.H;
   int64_t fields = 2 + plan.on_error + plan.masked;
   for (const bool reads : plan.reads_map) fields += reads;

@@ -49,20 +49,21 @@ struct Plan {
   int64_t flux_fields = 0;                    // that wait for the gather, of all stencils
   bool has_variable[terms::kVariables] = {};  // a voxel-wise term has a slope with respect to it
   bool program_reads[kFieldKinds] = {};       // a program reads a field of the kind
+  bool programs_move_complement = false;      // a program has a slope with respect to log(1 - s)
   bool reads_map[kMaxMaps] = {};
   bool counts_all = false;  // the count is asked for, and every voxel is valid: nothing to add up
   int64_t count_column = 0;
   int64_t back = 0, ahead = 0;  // planes and rows that the stencils reach
   bool diagonal = false;        // a stencil, or its adjoint, reads the next row of the next plane
 
-  explicit Plan(const GeoSumsParams& p) : masked(p.masked()) {
+  Plan(const GeoSumsParams& p, bool backward) : masked(p.masked()) {
     bool open[kMaxTerms] = {};  // the columns that are still to be filled
     for (int64_t k = 0; k < p.term_count; ++k) {
       const Term& term = p.terms[k];
       if (is_stencil(term.kind)) {
         add_stencil(p, term, k);
       } else if (term.kind == TermKind::kProgram) {
-        add_program(p, term, k);
+        add_program(p, term, k, backward);
       } else if (!masked && !counts_all && term.kind == TermKind::kCount) {
         counts_all = true;
         count_column = k;
@@ -100,15 +101,14 @@ struct Plan {
   }
 
   // The stream is known to be sound.
-  void add_program(const GeoSumsParams& p, const Term& asked, int64_t column) {
+  void add_program(const GeoSumsParams& p, const Term& asked, int64_t column, bool backward) {
     RequestedProgram& made = program[program_count++];
     made.column = column;
     made.first_component = component_count;
     read_open_term(p.program_integers(asked), p.program_numbers(asked), kMaxMaps, made.term);
     for (int64_t k = 0; k < made.term.components; ++k) add_component(p, made.term.component[k]);
-    for (const Program* code : {&made.term.value, &made.term.slopes}) {
-      for (int64_t i = 0; i < code->fields; ++i) add_field(code->field_kind(i), code->field_number(i));
-    }
+    const Program& code = backward ? made.term.slopes : made.term.value;
+    for (int64_t i = 0; i < code.fields; ++i) add_field(code.field_kind(i), code.field_number(i));
     place_outputs(made);
   }
 
@@ -140,7 +140,10 @@ struct Plan {
       const int output = static_cast<int>(i);
       if (kind == FieldKind::kPrediction) made.slope_output[0] = output;
       if (kind == FieldKind::kLogPrediction) made.slope_output[1] = output;
-      if (kind == FieldKind::kLogComplement) made.slope_output[2] = output;
+      if (kind == FieldKind::kLogComplement) {
+        made.slope_output[2] = output;
+        programs_move_complement = true;
+      }
       if (kind == FieldKind::kPredictionComponent) made.flux_output[made.term.variable_number(i)] = output;
     }
     flux_fields += made.waits ? made.term.slopes.outputs + 1 : 0;
