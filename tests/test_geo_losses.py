@@ -248,6 +248,24 @@ def test_what_cannot_be_fused_says_so_and_plain_pytorch_computes_it() -> None:
         gk.GEOLoss(one, norm_of_gradients, lambda u: u, sigmoid=True)(logits, target)
 
 
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_a_backend_without_open_formulas_says_so(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = volumes(1, 1, 4, 5)
+    monkeypatch.setattr(gk.backends, "choose", lambda _: backend)
+    with pytest.raises(RuntimeError, match=f"{backend!r} does not compute open formulas"):
+        gk.GEOLoss(one, norm_of_gradients, gk.phi.sobel(), sigmoid=True)(logits, target)
+
+
+def test_a_compiler_has_no_place_for_a_tensor_that_the_functions_read() -> None:
+    logits, target = volumes(1, 1, 4, 5)
+    weight = torch.tensor(2.0)
+    compiled = torch.compile(
+        gk.GEOLoss(lambda s, g: weight * torch.sin(s), sigmoid=True), backend="aot_eager"
+    )
+    with pytest.raises(Exception, match="expected open formulas that read numbers alone"):
+        compiled(logits, target)
+
+
 def test_explain_prints_sums_expressions_derivatives_and_stencils() -> None:
     loss = gk.GEOLoss(absolute_error, norm_of_gradients, gk.phi.sobel(), sigmoid=True)
     printed = gk.explain(0.5 * loss + gk.BoundaryLoss(sigmoid=True))
