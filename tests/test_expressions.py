@@ -292,6 +292,17 @@ def test_what_a_gradient_needs_is_recognised() -> None:
     assert reads(lambda s, g, phi: 0 * s + g) == {"TARGET"}
 
 
+def test_a_half_integer_power_takes_a_root_and_has_a_slope_at_0() -> None:
+    density = traced(lambda s, g, phi: (1 - s) ** 2.5).density
+    slope = derivatives(density, [Field(FieldKind.PREDICTION)])
+    program = compile_program(protect([density, *slope]))
+    assert "power" not in [each.operation for each in program.instructions]
+    s = torch.tensor([[1.0, 0.75, 0.0]])
+    value, along = run_program(program.integers(), list(program.constants), [s], 2, "baseline", s)
+    torch.testing.assert_close(value, (1 - s) ** 2.5)
+    torch.testing.assert_close(along, -2.5 * (1 - s) ** 1.5)
+
+
 def test_common_parts_are_computed_once() -> None:
     def psi(s: Any, g: Any, phi: Any) -> Any:
         return torch.exp(s * g) + torch.exp(g * s) * s

@@ -331,9 +331,20 @@ def _protected(each: Expression) -> Expression | None:
         return node("maximum" if each.operation == "clamp_minimum" else "minimum", *each.arguments)
     if each.operation == "largest":
         return reduce(maximum, each.arguments)
+    if each.operation == "power":
+        return _half_integer_power(*each.arguments)
     if each.operation == "multiply" and each.reads_logarithm:
         return _weighted_product(each)
     return None
+
+
+def _half_integer_power(a: Expression, b: Expression) -> Expression | None:
+    """a^(n + 1/2) as a^n √a, for its value alone: at 0 the product's slope would be 0 · ∞."""
+    if not b.is_constant or _value(b) % 1 != 0.5 or abs(_value(b)) > _MAX_REPEATED_MULTIPLICATION:
+        return None
+    times = int(abs(_value(b)))
+    product = multiply(_repeated(a, times), square_root(a)) if times else square_root(a)
+    return product if _value(b) > 0 else divide(ONE, product)
 
 
 def _weighted_product(product: Expression) -> Expression | None:
