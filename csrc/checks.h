@@ -106,6 +106,7 @@ struct GeoSumsArguments {
 //   map terms      the number of the map
 //   first order    the axes as bits, 0 = z, 1 = y, 2 = x; the spacing along z, y, x
 //   second order   the spacing along z, y, x
+//   program        see program.h
 class TermReader {
  public:
   TermReader(const Integers& terms, const Numbers& parameters) : terms_(terms), parameters_(parameters) {}
@@ -121,6 +122,7 @@ class TermReader {
     Term term{};
     term.kind = kind_of(integer());
     const int64_t integers = integer(), numbers = integer();
+    if (term.kind == TermKind::kProgram) return program(integers, numbers, maps);
     check_counts(term.kind, integers, numbers);
     if (reads_map(term.kind)) term.map = checked_map(integer(), maps);
     if (is_first_order(term.kind)) {
@@ -151,6 +153,27 @@ class TermReader {
                     static_cast<int>(kind), ", got ", integers, " and ", numbers);
   }
 
+  Term program(int64_t integers, int64_t numbers, int64_t maps) {
+    Term term{};
+    term.kind = TermKind::kProgram;
+    const bool fits = integers >= 0 && integers <= static_cast<int64_t>(terms_.size() - next_term_) &&
+                      numbers >= 0 && numbers <= static_cast<int64_t>(parameters_.size() - next_parameter_);
+    STD_TORCH_CHECK(fits, "terms: expected ", integers, " integers and ", numbers, " parameters of program ",
+                    count_, ", got a stream that ends before");
+    term.integers = {terms_.data() + next_term_, integers};
+    term.numbers = {parameters_.data() + next_parameter_, numbers};
+    OpenTerm open;
+    const char* fault = read_open_term(term.integers, term.numbers, maps, open);
+    STD_TORCH_CHECK(fault == nullptr, "terms: program ", count_, " ", fault);
+    next_term_ += integers;
+    next_parameter_ += numbers;
+    components_ += open.components;
+    STD_TORCH_CHECK(components_ <= kMaxComponents, "terms: expected at most ", kMaxComponents,
+                    " stencils of programs, got more");
+    ++count_;
+    return term;
+  }
+
   static int32_t checked_map(int64_t number, int64_t maps) {
     STD_TORCH_CHECK(number >= 0 && number < maps, "maps: a term needs map number ", number, ", got ", maps,
                     " maps");
@@ -173,22 +196,25 @@ class TermReader {
   const Integers& terms_;
   const Numbers& parameters_;
   size_t next_term_ = 0, next_parameter_ = 0;
-  int64_t count_ = 0;
+  int64_t count_ = 0, components_ = 0;
 };
 
 inline void read_terms(const GeoSumsArguments& a, GeoSumsParams& p) {
   TermReader reader(a.terms, a.parameters);
-  int stencils = 0;
+  int stencils = 0, programs = 0;
   while (!reader.at_end()) {
     STD_TORCH_CHECK(p.term_count < kMaxTerms, "terms: expected 1 to ", kMaxTerms, ", got more");
     Term& term = p.terms[p.term_count++];
     term = reader.next(static_cast<int64_t>(a.maps.size()));
     stencils += is_stencil(term.kind);
+    programs += term.kind == TermKind::kProgram;
   }
   reader.check_end();
   STD_TORCH_CHECK(p.term_count > 0, "terms: expected 1 to ", kMaxTerms, ", got none");
   STD_TORCH_CHECK(stencils <= kMaxStencilTerms, "terms: expected at most ", kMaxStencilTerms,
                   " first- and second-order terms, got ", stencils);
+  STD_TORCH_CHECK(programs <= kMaxPrograms, "terms: expected at most ", kMaxPrograms, " programs, got ",
+                  programs);
 }
 
 inline GeoSumsParams params_of(const GeoSumsArguments& a) {

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "program.h"
+
 namespace geoloss {
 
 enum class DType : int32_t {
@@ -48,15 +50,18 @@ enum class TermKind : int32_t {
   kSecondOrder,
   kSecondOrderSigned,
   kSecondOrderTwoSided,
-  kSecondOrderTwoSidedSigned
+  kSecondOrderTwoSidedSigned,
+  kProgram
 };
 
-constexpr int kTermKinds = static_cast<int>(TermKind::kSecondOrderTwoSidedSigned) + 1;
+constexpr int kTermKinds = static_cast<int>(TermKind::kProgram) + 1;
 
 constexpr bool is_first_order(TermKind kind) {
   return kind >= TermKind::kFirstOrderForwardL2 && kind <= TermKind::kFirstOrderCentralL1;
 }
-constexpr bool is_stencil(TermKind kind) { return kind >= TermKind::kFirstOrderForwardL2; }
+constexpr bool is_stencil(TermKind kind) {
+  return kind >= TermKind::kFirstOrderForwardL2 && kind <= TermKind::kSecondOrderTwoSidedSigned;
+}
 constexpr bool reads_map(TermKind kind) {
   return kind == TermKind::kMapPrediction || kind == TermKind::kMapSquaredError;
 }
@@ -74,10 +79,13 @@ struct Term {
   int32_t map;                // the number of its map
   bool axis_chosen[3];        // z, y, x: the axes that FOG differentiates along
   double inverse_spacing[3];  // along z, y, x
+  Stream<int64_t> integers;   // of a program, see program.h
+  Stream<double> numbers;
 };
 
 constexpr int kMaxTerms = 32;
 constexpr int kMaxStencilTerms = 8;
+constexpr int kMaxPrograms = 8;
 constexpr int kMaxMaps = 4;
 
 struct GeoSumsParams {

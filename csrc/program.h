@@ -6,9 +6,19 @@
 //   numbers    the constants
 //
 // An operand is a number: registers come first, then the fields, the constants, and the outputs.
+//
+// A term of the sums that is a program is, in turn,
+//
+//   integers   how many stencils; for each whether it needs all neighbours, the number of its taps, their
+//   places
+//              (z + 1) 9 + (y + 1) 3 + x + 1; a program for the value; a program for the slopes; what each of
+//              its outputs is the slope with respect to, as a field
+//   numbers    for each stencil what it makes of a volume of ones, and the weights of its taps, ordered by
+//              magnitude; the constants of the two programs
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 namespace geoloss {
 
@@ -132,6 +142,87 @@ inline const char* read_program(Stream<int64_t>& integers, Stream<double>& numbe
   if (!numbers.has(p.constants)) return "ends within the constants";
   p.constant = numbers.take(p.constants);
   return nullptr;
+}
+
+constexpr int64_t kMaxTaps = 26;
+constexpr int64_t kMaxComponents = 16;  // of all programs of a pass
+
+// Σ_o weight_o (u[v + o] - u[v]) + centre · u[v]
+struct OpenStencil {
+  bool needs_all;
+  int64_t taps;
+  const int64_t* place;  // [taps]
+  double centre;
+  const double* weight;  // [taps]
+};
+
+struct OpenTerm {
+  int64_t components;
+  OpenStencil component[kMaxComponents];
+  Program value, slopes;
+  const int64_t* variable;  // [slopes.outputs, 2]: the kind and number of a field
+
+  FieldKind variable_kind(int64_t i) const { return static_cast<FieldKind>(variable[i * kFieldIntegers]); }
+  int64_t variable_number(int64_t i) const { return variable[i * kFieldIntegers + 1]; }
+};
+
+inline const char* read_stencil(Stream<int64_t>& integers, Stream<double>& numbers, OpenStencil& s) {
+  if (!integers.has(2)) return "ends within a stencil";
+  s.needs_all = *integers.take(1) != 0;
+  s.taps = *integers.take(1);
+  if (!within(s.taps, kMaxTaps + 1)) return "has a stencil with too many taps";
+  if (!integers.has(s.taps) || !numbers.has(1 + s.taps)) return "ends within a stencil";
+  s.place = integers.take(s.taps);
+  s.centre = *numbers.take(1);
+  s.weight = numbers.take(s.taps);
+  for (int64_t i = 0; i < s.taps; ++i) {
+    if (!within(s.place[i], 27)) return "has a tap out of range";
+  }
+  return nullptr;
+}
+
+inline bool is_component(FieldKind kind) { return kind >= FieldKind::kPredictionComponent; }
+
+// Whether the map or the component of that number is there.
+inline bool fits(const int64_t* field, int64_t components, int64_t maps) {
+  const auto kind = static_cast<FieldKind>(field[0]);
+  if (kind == FieldKind::kMap) return within(field[1], maps);
+  return !is_component(kind) || within(field[1], components);
+}
+
+inline const char* read_variables(Stream<int64_t>& integers, OpenTerm& term) {
+  if (!integers.has(term.slopes.outputs * kFieldIntegers)) return "ends within the variables";
+  term.variable = integers.take(term.slopes.outputs * kFieldIntegers);
+  for (int64_t i = 0; i < term.slopes.outputs; ++i) {
+    const FieldKind kind = term.variable_kind(i);
+    const bool varies = kind == FieldKind::kPrediction || kind == FieldKind::kLogPrediction ||
+                        kind == FieldKind::kLogComplement || kind == FieldKind::kPredictionComponent;
+    if (!varies || !fits(term.variable + i * kFieldIntegers, term.components, 0))
+      return "has a slope with respect to what does not vary";
+  }
+  return nullptr;
+}
+
+// Reads all of the streams; what is wrong with them, or null.
+inline const char* read_open_term(Stream<int64_t> integers, Stream<double> numbers, int64_t maps,
+                                  OpenTerm& term) {
+  if (!integers.has(1)) return "ends within the counts";
+  term.components = *integers.take(1);
+  if (!within(term.components, kMaxComponents + 1)) return "has too many stencils";
+  for (int64_t k = 0; k < term.components; ++k) {
+    if (const char* fault = read_stencil(integers, numbers, term.component[k])) return fault;
+  }
+  if (const char* fault = read_program(integers, numbers, term.value)) return fault;
+  if (const char* fault = read_program(integers, numbers, term.slopes)) return fault;
+  if (term.value.outputs != 1) return "has another number of values than one";
+  if (const char* fault = read_variables(integers, term)) return fault;
+  for (const Program* program : {&term.value, &term.slopes}) {
+    for (int64_t i = 0; i < program->fields; ++i) {
+      if (!fits(program->field + i * kFieldIntegers, term.components, maps))
+        return "reads a map or a stencil that is not there";
+    }
+  }
+  return integers.left == 0 && numbers.left == 0 ? nullptr : "is longer than its counts say";
 }
 
 }  // namespace geoloss

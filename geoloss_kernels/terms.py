@@ -77,6 +77,7 @@ def _kinds() -> dict[str, TermKind]:
         **voxel,
         **first_order,
         **{name: {"density": density, "stencil": "second_order"} for name, density in second_order.items()},
+        "program": {"density": "an expression"},
     }
     return {name: TermKind(number, **properties) for number, (name, properties) in enumerate(every.items())}
 

@@ -10,7 +10,7 @@ import torch
 
 Function = Callable[[Any, Any, Any], Any]
 
-# Each keeps to where it is smooth and moderate, whatever its argument.
+# Each keeps to where it is smooth and moderate, whatever its argument; thresholds lie where nothing ties.
 UNARY: tuple[Callable[[Any], Any], ...] = (
     lambda x: -x,
     lambda x: x.abs(),
@@ -43,8 +43,8 @@ BINARY: tuple[Callable[[Any, Any], Any], ...] = (
     lambda x, y: x / (y.abs() + 0.5),
     lambda x, y: torch.maximum(x, y),
     lambda x, y: torch.minimum(x, y),
-    lambda x, y: torch.where(x < y, x * y, x - y),
-    lambda x, y: torch.where((x > 0.2) & (y <= 0.5), x, y + 1),
+    lambda x, y: torch.where(x < y + 0.0137, x * y, x - y),
+    lambda x, y: torch.where((x > 0.2013) & (y <= 0.5017), x, y + 1),
     lambda x, y: (x.abs() + 0.3) ** torch.tanh(y),
     lambda x, y: torch.lerp(x, y, 0.3),
     lambda x, y: x.detach() * y,

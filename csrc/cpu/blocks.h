@@ -17,6 +17,7 @@ struct Block {
   int64_t z, y_begin, y_end;
   int64_t rows() const { return y_end - y_begin; }
   bool empty() const { return y_begin >= y_end; }
+  Block at(int64_t plane) const { return {plane, y_begin, y_end}; }
 };
 
 struct Box {
@@ -37,6 +38,14 @@ struct Ring {
   T* row(int64_t z, int64_t y) const {
     return first + (z & plane_mask) * plane_pitch + (y & row_mask) * row_pitch;
   }
+};
+
+// The rows of a field in all channels.
+template <class T>
+struct ChannelRows {
+  Rows<T> first;
+  int64_t pitch;  // from a channel to the next
+  GEOLOSS_SIMD T* at(int64_t c, int64_t y, int64_t x) const { return first.at(y, x) + c * pitch; }
 };
 
 template <class T, class Function>

@@ -81,6 +81,10 @@ class Fields {
     return rows_of(ring_[field], channel, b);
   }
 
+  ChannelRows<const T> channels_of(Field field, const Block& b) const {
+    return {rows(field, 0, b), pitch_of(field)};
+  }
+
   NeighbourRows<T> neighbours(Field field, int64_t channel, const Block& b) const {
     return in_place_[field] ? neighbours_in_place(tensor(field), channel, b)
                             : neighbours_in_ring(ring_[field], channel, b);
@@ -151,16 +155,17 @@ class Fields {
  private:
   int64_t row_pitch() const { return (ceil_divide(p.W, V::kCount) + 2) * V::kCount; }
 
-  // The logarithms are read by the terms' values alone: their slopes have no need of them.
+  // The logarithms are read by the terms' values, and by programs: the terms' slopes have no need of them.
   void choose() {
     const bool plain = !plan.masked && !plan.on_fields;
     const bool complement = plan.has(terms::Variable::kLogComplement);
     const bool softmax = p.activation == Activation::kSoftmax;
     wanted_[kPrediction] = wanted_[kTarget] = true;
     wanted_[kValid] = plan.masked;
-    wanted_[kLogPrediction] = !backward && plan.has(terms::Variable::kLogPrediction);
-    wanted_[kLogComplement] = !backward && complement;
-    wanted_[kLogit] = softmax && complement;
+    wanted_[kLogPrediction] =
+        (!backward && plan.has(terms::Variable::kLogPrediction)) || plan.reads(FieldKind::kLogPrediction);
+    wanted_[kLogComplement] = (!backward && complement) || plan.reads(FieldKind::kLogComplement);
+    wanted_[kLogit] = softmax && (complement || plan.reads(FieldKind::kLogComplement));
     wanted_[kSoftmax] = plan.masked && softmax && backward;
     for (int map = 0; map < kMaxMaps; ++map) wanted_[map_field(map)] = plan.reads_map[map];
     in_place_[kPrediction] = plain && p.activation == Activation::kNone && readable_in_place(p.input);

@@ -10,7 +10,8 @@
 // Ψ'(φe) and `gather` applies the adjoint stencil to it, so that each element of the gradient is written
 // once. A stencil reaches `back` planes and rows behind a voxel and `ahead` of it (0 and 1 for forward
 // differences); rows wait in rings of that many planes plus one. Where the adjoint looks only back, flux and
-// gather are one step, `sweep`: each row hands its flux on to the next row and to the next plane.
+// gather are one step, `sweep`: each row hands its flux on to the next row and to the next plane. Terms that
+// are programs bring stencils of their own (see program_stage.h), of all 26 neighbours.
 //
 // Forward differences form the error in registers where prediction and target are in place (see fields.h); of
 // probabilities nothing is produced then.
@@ -26,6 +27,7 @@
 #include "fields.h"
 #include "gradient_stage.h"
 #include "produce.h"
+#include "program_stage.h"
 
 namespace geoloss::GEOLOSS_ISA {
 namespace {
@@ -44,46 +46,71 @@ class Tile {
   using V = Lanes<T>;
 
   Tile(const GeoSumsParams& params, const Tiling& tiling, bool backward, int64_t index, void* workspace)
-      : f_(params, tiling, backward, index), p_(f_.p), plan_(f_.plan), producer_(f_), gradient_(f_) {
+      : f_(params, tiling, backward, index),
+        p_(f_.p),
+        plan_(f_.plan),
+        producer_(f_),
+        gradient_(f_),
+        programs_(f_) {
     lay_out(static_cast<T*>(workspace));
   }
 
   // partial_sums: [channels, K]
   void forward(double* partial_sums) {
+    programs_.fill_constants();
     const int64_t count = f_.tiling.channels * p_.term_count;
     for (int64_t i = 0; i < count; ++i) partial_sums[i] = 0;
     if (plan_.counts_all) count_voxels(partial_sums);
     for (int64_t z = max(0, f_.tile.z_begin - f_.halo_before); z < f_.tile.z_end + plan_.ahead; ++z) {
       for (int64_t i = 0; i < count; ++i) lane_sums_[i] = V(T(0));
-      for_each_block([&](int64_t y_begin, int64_t y_end) {
-        const auto block = [&](int64_t z) { return Block{z, y_begin, y_end}; };
-        if (z < p_.D) producer_.produce(block(z));
-        sum_voxel_terms(f_.tile.part_of(block(z)));
-        sum_stencil_terms(f_.tile.part_of(block(z - plan_.ahead)));
-      });
+      march(
+          z, [&](const Block& b) { produce(b); },
+          [&](const Block& b) {
+            sum_voxel_terms(f_.tile.part_of(b));
+            sum_other_terms(f_.tile.part_of(b.at(z - plan_.ahead)));
+          });
       for (int64_t i = 0; i < count; ++i) partial_sums[i] += lane_sums_[i].sum();
     }
   }
 
   void backward() {
     gradient_.set_coefficients();
+    programs_.fill_constants();
     clear_carry();
     for (int64_t z = max(0, f_.tile.z_begin - f_.halo_before); z < f_.tile.z_end + plan_.reach(); ++z) {
       clear_carry_along_y();
-      for_each_block([&](int64_t y_begin, int64_t y_end) {
-        const auto block = [&](int64_t z) { return Block{z, y_begin, y_end}; };
-        if (z < p_.D) producer_.produce(block(z));
-        compute_flux(flux_box().part_of(block(z - plan_.ahead)));
-        sweep_halo(halo_of_plane(z - plan_.reach()).part_of(block(z - plan_.reach())));
-        gradient_.write(f_.tile.part_of(block(z - plan_.reach())),
-                        [&](int64_t c, const Block& b, GradientRows<T>& rows) { add_slopes(c, b, rows); });
-      });
+      march(
+          z, [&](const Block& b) { produce(b); },
+          [&](const Block& b) { compute_flux(flux_box().part_of(b.at(z - plan_.ahead))); },
+          [&](const Block& b) {
+            const Block behind = b.at(z - plan_.reach());
+            sweep_halo(halo_of_plane(behind.z).part_of(behind));
+            write_gradient(f_.tile.part_of(behind));
+          });
     }
   }
 
   int64_t workspace_elements() const { return workspace_elements_; }
 
  private:
+  // The stages of the pipeline at plane z: one after the other on each block while it is in cache, or, where
+  // the next row of the next plane is read, each on all blocks.
+  template <class... Stages>
+  void march(int64_t z, Stages... stages) {
+    const auto on_blocks = [&](auto stage) {
+      for_each_block([&](int64_t y_begin, int64_t y_end) { stage(Block{z, y_begin, y_end}); });
+    };
+    if (plan_.diagonal) {
+      (on_blocks(stages), ...);
+    } else {
+      on_blocks([&](const Block& b) { (stages(b), ...); });
+    }
+  }
+
+  void produce(const Block& b) {
+    if (b.z < p_.D) producer_.produce(b);
+  }
+
   // The rows beside a block are as far away as for all of its rows: the volume's first and last row are
   // blocks of their own. In a buffer of block_rows() rows a block is contiguous.
   template <class Function>
@@ -120,10 +147,12 @@ class Tile {
       carry_along_z_[i] = f_.take_ring(next, 1);
       carry_along_y_[i] = f_.take_row(next);
     }
+    programs_.take_buffers(next);
     if (f_.backward) gradient_.take_buffers(next);
     f_.channel_pitch = next - workspace;
     next = workspace + f_.channel_pitch * f_.tiling.channels;
     producer_.take_buffers(next);
+    programs_.take_shared_buffers(next);
     if (f_.backward) gradient_.take_coefficients(next);
     lane_sums_ = reinterpret_cast<V*>(next);
     next += f_.tiling.channels * p_.term_count * V::kCount;
@@ -155,9 +184,10 @@ class Tile {
     });
   }
 
-  void sum_stencil_terms(const Block& b) {
-    if (plan_.stencil_count == 0 || b.empty()) return;
+  void sum_other_terms(const Block& b) {
+    if ((plan_.stencil_count == 0 && plan_.program_count == 0) || b.empty()) return;
     for_each_summed_channel([&](int64_t c) {
+      programs_.sum(c, b, lane_sums_ + c * p_.term_count);
       for (int i = 0; i < plan_.stencil_count; ++i) {
         const StencilTerm<T>& term = *plan_.stencil[i].term;
         const auto sum = f_.error_in_place() ? term.sum_in_place : term.sum;
@@ -224,6 +254,7 @@ class Tile {
   void compute_flux(const Block& b) {
     if (b.empty()) return;
     for_each_summed_channel([&](int64_t c) {
+      programs_.compute_slopes(true, c, b);
       for (int i = 0; i < plan_.stencil_count; ++i) {
         const StencilTerm<T>& term = *plan_.stencil[i].term;
         if (!term.flux) continue;
@@ -248,7 +279,19 @@ class Tile {
     return flux;
   }
 
-  void add_slopes(int64_t c, const Block& b, GradientRows<T>& gradient) {
+  void write_gradient(const Block& b) {
+    if (b.empty()) return;
+    for_each_summed_channel([&](int64_t c) { programs_.compute_slopes(false, c, b); });
+    const auto add_rows = [&](int64_t c, const Block& block, GradientRows<T>& rows) {
+      add_stencil_slopes(c, block, rows);
+      programs_.add_slopes(c, block, gradient_.weights(c), rows);
+    };
+    gradient_.write(b, add_rows, [&](const Block& block, const ChannelRows<T>& gradient) {
+      programs_.add_through_logarithms(block, gradient, [&](int64_t c) { return gradient_.weights(c); });
+    });
+  }
+
+  void add_stencil_slopes(int64_t c, const Block& b, GradientRows<T>& gradient) {
     for (int i = 0; i < plan_.stencil_count; ++i) {
       if (const auto sweep = sweep_of(i))
         sweep(stencil_input(i, c, b), carry(i, c, b), gradient, weight(i, c));
@@ -262,6 +305,7 @@ class Tile {
   const Plan<T>& plan_;
   Producer<T> producer_;
   GradientStage<T> gradient_;
+  ProgramStage<T> programs_;
   Ring<T> flux_[kMaxStencilTerms][kMaxFluxFields];
   Ring<T> carry_along_z_[kMaxStencilTerms];
   T* carry_along_y_[kMaxStencilTerms];

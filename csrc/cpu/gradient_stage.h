@@ -59,7 +59,7 @@ class GradientStage {
   GradientStage(const Fields<T>& fields)
       : f_(fields), p_(fields.p), in_place_(fields.readable_in_place(p_.grad_input)) {
     has_logs_ = f_.plan.has(Variable::kLogPrediction) || f_.plan.has(Variable::kLogComplement);
-    has_rows_ = f_.plan.stencil_count > 0;
+    has_rows_ = f_.plan.stencil_count > 0 || f_.plan.program_count > 0;
     for (int i = 0; i < f_.plan.voxel_count; ++i) has_rows_ |= has_rows(f_.plan.voxel[i]);
     for (int i = 0; i < f_.plan.voxel_count; ++i) {
       for (int k = 0; k < f_.plan.voxel[i].set->count; ++k) {
@@ -99,14 +99,16 @@ class GradientStage {
   // Rows that nobody reads.
   Rows<T> scratch(int64_t c, const Block& b) const { return f_.rows_of(gradient_, c, b); }
 
-  // add_stencil_slopes(c, block, rows): adds what the stencil terms have.
-  template <class AddStencilSlopes>
-  void write(const Block& b, AddStencilSlopes add_stencil_slopes) const {
+  // add_to_rows(c, block, rows): adds what the stencil terms and programs have with respect to s.
+  // add_to_gradient(block, rows of all channels): adds what has been through the activation already.
+  template <class AddToRows, class AddToGradient>
+  void write(const Block& b, AddToRows add_to_rows, AddToGradient add_to_gradient) const {
     if (b.empty()) return;
-    for (int64_t c = 0; has_rows_ && c < f_.tiling.channels; ++c) add_rows(c, b, add_stencil_slopes);
+    for (int64_t c = 0; has_rows_ && c < f_.tiling.channels; ++c) add_rows(c, b, add_to_rows);
     if (p_.activation == Activation::kNone) through_none(b);
     if (p_.activation == Activation::kSigmoid) through_sigmoid(b);
     if (p_.activation == Activation::kSoftmax) through_softmax(b);
+    add_to_gradient(b, channel_rows(b));
     for (int64_t c = 0; c < f_.tiling.channels && !in_place_; ++c) store(c, b);
   }
 
@@ -122,11 +124,15 @@ class GradientStage {
     return in_place_ ? f_.tensor_rows(p_.grad_input, c, b) : f_.rows_of(gradient_, c, b);
   }
 
-  template <class AddStencilSlopes>
-  void add_rows(int64_t c, const Block& b, AddStencilSlopes add_stencil_slopes) const {
+  ChannelRows<T> channel_rows(const Block& b) const {
+    return {rows(0, b), in_place_ ? p_.grad_input.stride_c : f_.channel_pitch};
+  }
+
+  template <class AddToRows>
+  void add_rows(int64_t c, const Block& b, AddToRows add_to_rows) const {
     GradientRows<T> gradient{rows(c, b), f_.extent(b)};
     if (f_.c + c >= p_.first_channel) {
-      if (f_.plan.stencil_count > 0) add_stencil_slopes(c, b, gradient);
+      add_to_rows(c, b, gradient);
       for (int i = 0; i < f_.plan.voxel_count; ++i) {
         const auto& [set, columns, map] = f_.plan.voxel[i];
         if (set->add_slope && has_rows(f_.plan.voxel[i]))
@@ -196,27 +202,14 @@ class GradientStage {
     });
   }
 
-  // The rows of all channels.
-  template <class Element>
-  struct Channels {
-    Rows<Element> first;
-    int64_t pitch;
-    GEOLOSS_SIMD Element* at(int64_t c, int64_t y, int64_t x) const { return first.at(y, x) + c * pitch; }
-  };
   struct SoftmaxRows {
-    Channels<T> gradient;
-    Channels<const T> softmax, target, valid;
+    ChannelRows<T> gradient;
+    ChannelRows<const T> softmax, target, valid;
   };
-
-  Channels<const T> channels_of(Field field, const Block& b) const {
-    return {f_.rows(field, 0, b), f_.pitch_of(field)};
-  }
 
   SoftmaxRows softmax_rows(const Block& b) const {
-    return {{rows(0, b), in_place_ ? p_.grad_input.stride_c : f_.channel_pitch},
-            channels_of(f_.has(kSoftmax) ? kSoftmax : kPrediction, b),
-            channels_of(kTarget, b),
-            channels_of(kValid, b)};
+    return {channel_rows(b), f_.channels_of(f_.has(kSoftmax) ? kSoftmax : kPrediction, b),
+            f_.channels_of(kTarget, b), f_.channels_of(kValid, b)};
   }
 
   // s p + h of a channel at one place.
@@ -254,7 +247,7 @@ class GradientStage {
   void through_softmax_of_complements(const Block& b) const {
     const int64_t channels = f_.tiling.channels;
     const SoftmaxRows at = softmax_rows(b);
-    const Channels<const T> logits = channels_of(kLogit, b);
+    const ChannelRows<const T> logits = f_.channels_of(kLogit, b);
     with_switches([&](auto has_rows, auto has_logs, auto masked) GEOLOSS_LAMBDA_INLINE {
       for_each_vector<T>(f_.extent(b), [&](int64_t y, int64_t x) GEOLOSS_LAMBDA_INLINE {
         const OtherChannels<T> others(logits.at(0, y, x), logits.pitch, channels);

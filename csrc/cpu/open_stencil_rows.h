@@ -11,14 +11,11 @@
 // entry of its own in the list of what is gathered; along x, where a row is one loop, it is added afterwards.
 #pragma once
 
+#include "../program.h"
 #include "rows.h"
 #include "stencil_rows.h"
 
 namespace geoloss::GEOLOSS_ISA {
-
-constexpr int kMaxTaps = 26;
-constexpr int kTapIntegers = 1;  // (z + 1) 9 + (y + 1) 3 + x + 1
-constexpr int kMaxComponents = 16;
 
 struct Offset {
   int z, y, x;
@@ -41,24 +38,22 @@ struct OpenComponent {
   T kept;  // what is left of the weights at the centre, Σ_o included: centre - Σ_o w_o
 };
 
-// codes, weights: [taps], ordered by |w|.
 template <class T>
-OpenComponent<T> open_component(int64_t taps, const int64_t* codes, const double* weights, double centre,
-                                bool needs_all) {
+OpenComponent<T> open_component(const OpenStencil& stencil) {
   OpenComponent<T> made{};
-  made.taps = static_cast<int>(taps);
-  made.needs_all = needs_all;
-  made.centre = static_cast<T>(centre);
-  double kept = centre;
-  for (int64_t i = 0; i < taps; ++i) {
-    const int code = static_cast<int>(codes[i]);
-    const double size = weights[i] < 0 ? -weights[i] : weights[i];
-    const bool last = i + 1 == taps || (weights[i + 1] != weights[i] && weights[i + 1] != -weights[i]);
-    made.tap[i] = {{code / 9 - 1, code / 3 % 3 - 1, code % 3 - 1},
-                   weights[i] < 0 ? T(-1) : T(1),
-                   last ? static_cast<T>(size) : T(0)};
-    made.full_weight[i] = static_cast<T>(weights[i]);
-    kept -= weights[i];
+  made.taps = static_cast<int>(stencil.taps);
+  made.needs_all = stencil.needs_all;
+  made.centre = static_cast<T>(stencil.centre);
+  double kept = stencil.centre;
+  for (int i = 0; i < made.taps; ++i) {
+    const int place = static_cast<int>(stencil.place[i]);
+    const double weight = stencil.weight[i];
+    const bool last = i + 1 == made.taps || std::abs(stencil.weight[i + 1]) != std::abs(weight);
+    made.tap[i] = {{place / 9 - 1, place / 3 % 3 - 1, place % 3 - 1},
+                   weight < 0 ? T(-1) : T(1),
+                   last ? static_cast<T>(std::abs(weight)) : T(0)};
+    made.full_weight[i] = static_cast<T>(weight);
+    kept -= weight;
   }
   made.kept = static_cast<T>(kept);
   return made;
@@ -231,16 +226,22 @@ template <class T>
 void gather_rows(const GatherList<T>& list, Rows<const T> own, GradientRows<T>& gradient, T weight) {
   using V = Lanes<T>;
   gradient.for_each_row([&](int64_t y, const GradientRow<T>& row) GEOLOSS_LAMBDA_INLINE {
-    row.add([&](int64_t x) GEOLOSS_LAMBDA_INLINE {
-      V sum = own ? V::load(own.at(y, x)) : V(T(0));
-      for (int i = 0; i < list.count; ++i) {
-        const GatherEntry<T>& e = list.entry[i];
-        sum += V(e.weight) * V::load(e.flux + y * e.pitch + x);
+    for_vectors<4, T>(row.width, [&](int64_t x, auto vectors) GEOLOSS_LAMBDA_INLINE {
+      constexpr int kVectors = decltype(vectors)::value;
+      V sum[kVectors];
+      for (int i = 0; i < kVectors; ++i) sum[i] = own ? V::load(own.at(y, x) + i * V::kCount) : V(T(0));
+      for (int k = 0; k < list.count; ++k) {
+        const GatherEntry<T>& e = list.entry[k];
+        const T* const flux = e.flux + y * e.pitch + x;
+        for (int i = 0; i < kVectors; ++i) sum[i] += V(e.weight) * V::load(flux + i * V::kCount);
       }
-      return V(weight) * sum;
+      for (int i = 0; i < kVectors; ++i) {
+        T* const to = row.row + x + i * V::kCount;
+        (row.written ? V::load(to) + V(weight) * sum[i] : V(weight) * sum[i]).store(to);
+      }
     });
-    for (int i = 0; i < list.count; ++i) {
-      const GatherEntry<T>& e = list.entry[i];
+    for (int k = 0; k < list.count; ++k) {
+      const GatherEntry<T>& e = list.entry[k];
       if (e.x == 0) continue;
       const int64_t border = e.x < 0 ? 0 : row.width - 1;
       row.row[border] += weight * e.weight * e.flux[y * e.pitch + border + e.x];

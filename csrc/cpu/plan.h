@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../geo_sums.h"
+#include "open_stencil_rows.h"
 #include "stencil_rows.h"
 #include "voxel_rows.h"
 
@@ -24,21 +25,35 @@ struct RequestedVoxelTerms {
   int map;
 };
 
+// A term that is a program, the column of `sums` that it fills, and where its slopes come out.
+struct RequestedProgram {
+  OpenTerm term;
+  int64_t column;
+  int first_component;  // of the plan's
+  bool waits;           // its slopes are computed ahead, for stencils that reach from voxel to voxel
+  int slope_output[3];  // with respect to s, log s, log(1 - s); -1: none
+  int flux_output[kMaxComponents];
+};
+
 template <class T>
 struct Plan {
   RequestedVoxelTerms<T> voxel[kMaxTerms];
   RequestedStencil<T> stencil[kMaxStencilTerms];
-  int voxel_count = 0, stencil_count = 0;
+  RequestedProgram program[kMaxPrograms];
+  OpenComponent<T> component[kMaxComponents];  // the stencils of all programs
+  int voxel_count = 0, stencil_count = 0, program_count = 0, component_count = 0;
   bool masked;                                // some voxels may be invalid
   bool on_error = false;                      // a stencil reads the error e = s - g
   bool on_fields = false;                     // a stencil reads prediction and target
   bool in_place = true;                       // every stencil can read the error in place
   int64_t flux_fields = 0;                    // that wait for the gather, of all stencils
   bool has_variable[terms::kVariables] = {};  // a voxel-wise term has a slope with respect to it
+  bool program_reads[kFieldKinds] = {};       // a program reads a field of the kind
   bool reads_map[kMaxMaps] = {};
   bool counts_all = false;  // the count is asked for, and every voxel is valid: nothing to add up
   int64_t count_column = 0;
   int64_t back = 0, ahead = 0;  // planes and rows that the stencils reach
+  bool diagonal = false;        // a stencil, or its adjoint, reads the next row of the next plane
 
   explicit Plan(const GeoSumsParams& p) : masked(p.masked()) {
     bool open[kMaxTerms] = {};  // the columns that are still to be filled
@@ -46,6 +61,8 @@ struct Plan {
       const Term& term = p.terms[k];
       if (is_stencil(term.kind)) {
         add_stencil(p, term, k);
+      } else if (term.kind == TermKind::kProgram) {
+        add_program(p, term, k);
       } else if (!masked && !counts_all && term.kind == TermKind::kCount) {
         counts_all = true;
         count_column = k;
@@ -56,6 +73,7 @@ struct Plan {
     add_voxel_terms(p, open);
   }
 
+  bool reads(FieldKind kind) const { return program_reads[static_cast<int>(kind)]; }
   bool has(terms::Variable variable) const { return has_variable[static_cast<int>(variable)]; }
 
   int64_t reach() const { return back + ahead; }
@@ -79,6 +97,53 @@ struct Plan {
     flux_fields += term->flux_fields;
     back = term->reach_back > back ? term->reach_back : back;
     ahead = term->reach_ahead > ahead ? term->reach_ahead : ahead;
+  }
+
+  // The stream is known to be sound.
+  void add_program(const GeoSumsParams& p, const Term& asked, int64_t column) {
+    RequestedProgram& made = program[program_count++];
+    made.column = column;
+    made.first_component = component_count;
+    read_open_term(asked.integers, asked.numbers, kMaxMaps, made.term);
+    for (int64_t k = 0; k < made.term.components; ++k) add_component(p, made.term.component[k]);
+    for (const Program* code : {&made.term.value, &made.term.slopes}) {
+      for (int64_t i = 0; i < code->fields; ++i) add_field(code->field_kind(i), code->field_number(i));
+    }
+    place_outputs(made);
+  }
+
+  void add_component(const GeoSumsParams& p, const OpenStencil& asked) {
+    OpenComponent<T>& made = component[component_count++];
+    made = open_component<T>(asked);
+    for (int t = 0; t < made.taps; ++t) {
+      const Offset& o = made.tap[t].offset;
+      if (o.z < 0 || o.y < 0) back = 1;
+      if (o.z > 0 || o.y > 0) ahead = 1;
+      if (o.z * o.y > 0) diagonal = true;
+    }
+    if (p.D == 1 && p.H == 1) back = ahead = 0;
+  }
+
+  void add_field(FieldKind kind, int64_t number) {
+    program_reads[static_cast<int>(kind)] = true;
+    if (kind == FieldKind::kMap) reads_map[number] = true;
+    if (kind == FieldKind::kErrorComponent) on_error = true, in_place = false;
+    if (kind == FieldKind::kPredictionComponent || kind == FieldKind::kTargetComponent) on_fields = true;
+  }
+
+  void place_outputs(RequestedProgram& made) {
+    for (int& output : made.slope_output) output = -1;
+    for (int& output : made.flux_output) output = -1;
+    made.waits = made.term.components > 0;
+    for (int64_t i = 0; i < made.term.slopes.outputs; ++i) {
+      const FieldKind kind = made.term.variable_kind(i);
+      const int output = static_cast<int>(i);
+      if (kind == FieldKind::kPrediction) made.slope_output[0] = output;
+      if (kind == FieldKind::kLogPrediction) made.slope_output[1] = output;
+      if (kind == FieldKind::kLogComplement) made.slope_output[2] = output;
+      if (kind == FieldKind::kPredictionComponent) made.flux_output[made.term.variable_number(i)] = output;
+    }
+    flux_fields += made.waits ? made.term.slopes.outputs + 1 : 0;
   }
 
   // Fills open columns, by sets of terms where possible.

@@ -62,6 +62,12 @@ GEOLOSS_SIMD V inverse_root(V square) {
   return select(square < V(1.17549435e-38f), V(0.f), reciprocal_square_root(square));
 }
 
+// Of doubles, exactly √square.
+GEOLOSS_SIMD Floats root(Floats square) { return square * inverse_root(square); }
+GEOLOSS_SIMD Doubles root(Doubles square) {
+  return select(square < 1.17549435e-38, Doubles(0.), square_root(square));
+}
+
 namespace operations {
 
 GEOLOSS_UNARY(Copy, a)
@@ -87,7 +93,7 @@ GEOLOSS_UNARY(Absolute, absolute(a))
 GEOLOSS_UNARY(Sign, sign(a))
 GEOLOSS_UNARY(SquareRoot, square_root(a))
 GEOLOSS_UNARY(ReciprocalSquareRoot, V(1.f) / square_root(a))
-GEOLOSS_UNARY(Root, a* inverse_root(a))
+GEOLOSS_UNARY(Root, root(a))
 GEOLOSS_UNARY(InverseRoot, inverse_root(a))
 GEOLOSS_UNARY(Exponential, exponential(a))
 GEOLOSS_UNARY(ExponentialM1, exponential_m1(a))

@@ -7,10 +7,10 @@ outputs. A kernel runs one instruction after the other, each over a row of voxel
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from geoloss_kernels.expressions.expression import Expression, Field, in_order, node
+from geoloss_kernels.expressions.expression import Expression, Field, FieldKind, in_order, node
 from geoloss_kernels.expressions.operations import NUMBERS, OPERATIONS
 from geoloss_kernels.expressions.simplify import rebuild
 
@@ -48,21 +48,20 @@ class Program:
         fields = [number for field in self.fields for number in (int(field.kind), field.number)]
         return header + fields + [number for each in self.instructions for number in _encoded(each)]
 
-    def numbers(self, parameters: Sequence[float] = ()) -> list[float]:
-        """The constants, given the parameters' values."""
-        return [
-            each if isinstance(each, float) else float(parameters[_number(each)]) for each in self.constants
-        ]
+    def renumbered(self, components: Mapping[int, int], maps: Sequence[int]) -> Program:
+        """The program with other numbers of components and maps."""
+
+        def renumber(field: Field) -> Field:
+            if field.kind == FieldKind.MAP:
+                return field._replace(number=maps[field.number])
+            return field._replace(number=components[field.number]) if field.kind > FieldKind.MAP else field
+
+        return replace(self, fields=tuple(map(renumber, self.fields)))
 
 
 def _encoded(instruction: Instruction) -> list[int]:
     padding = [0] * (_MAX_OPERANDS - len(instruction.sources))
     return [NUMBERS[instruction.operation], instruction.destination, *instruction.sources, *padding]
-
-
-def _number(parameter: Expression) -> int:
-    assert isinstance(parameter.value, int)
-    return parameter.value
 
 
 def compile_program(roots: Sequence[Expression]) -> Program:

@@ -104,7 +104,7 @@ template <class T>
 void stencil_and_adjoint(int64_t taps, const int64_t* codes, const double* weights, double centre,
                          bool needs_all, const int64_t* size, int64_t pitch, T* u, T* valid, T* result,
                          T* flux, T* own, T* gradient) {
-  const auto component = open_component<T>(taps, codes, weights, centre, needs_all);
+  const auto component = open_component<T>({needs_all, taps, codes, centre, weights});
   const auto padded = [&](T* data) { return Padded<T>{data, size[0], size[1], size[2], pitch}; };
   apply(component, padded(u), padded(valid), padded(result));
   gather(component, padded(flux), padded(valid), padded(own), padded(gradient));

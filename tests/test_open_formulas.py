@@ -1,0 +1,52 @@
+"""Open formulas in the operators: sums and gradients of random losses against autograd through them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from geoloss_kernels import backends, phi
+from geoloss_kernels.backends import use_backend
+from geoloss_kernels.phi import norm
+from tests.open_cases import OpenCase, random_case
+
+SAMPLED = int(os.environ.get("GEOLOSS_OPEN_CASES", "150"))
+"""of 2,000 cases that are known to hold"""
+
+
+def compare(case: OpenCase, backend: str) -> None:
+    input = case.tensors[0].requires_grad_()
+    with use_backend(backend):
+        ours = case.sums(backends.operators(input).geo_sums, input)
+    exact = case.sums_by_autograd(input)
+    weights = torch.randn(exact.shape, generator=torch.Generator().manual_seed(case.seed)).to(exact)
+    torch.testing.assert_close(ours, exact, rtol=1e-10, atol=1e-10)
+    if not exact.requires_grad:
+        return
+    (expected,) = torch.autograd.grad(exact, input, weights, materialize_grads=True)
+    (gradient,) = torch.autograd.grad(ours, input, weights, materialize_grads=True)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10 * (1 + expected.abs().max()))
+
+
+@pytest.mark.parametrize("seed", range(SAMPLED))
+def test_random_losses_match_autograd(seed: int) -> None:
+    compare(random_case(seed), "cpu")
+
+
+@pytest.mark.parametrize("operator", [phi.forward(), phi.central(), phi.sobel(), phi.laplacian()])
+@pytest.mark.parametrize("masked", [False, True])
+def test_several_tiles_match_autograd(operator: phi.Stencil, masked: bool) -> None:
+    case = replace(
+        random_case(3),
+        shape=(1, 1, 70, 45, 19),
+        stencil=operator,
+        psi=lambda s, g, phi: norm(phi(s) - phi(g)) * (s + g),
+        activation="sigmoid",
+        masked=masked,
+        spacing=(1.0, 0.7, 2.5),
+        include_background=True,
+    )
+    compare(case, "cpu")
