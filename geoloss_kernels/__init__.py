@@ -4,9 +4,15 @@
     loss = gk.DiceFOGLoss(sigmoid=True)      # MONAI's signatures: swap the import
     loss(logits, target).backward()
 
-See `geoloss_kernels.losses` for the modules, `geoloss_kernels.functional` for the functions,
+    loss = gk.DiceCELoss(softmax=True, to_onehot_y=True) + 0.5 * gk.FOGLoss(softmax=True, to_onehot_y=True)
+
+See `geoloss_kernels.losses` for the modules, `geoloss_kernels.formulas` for what they are made of,
+`geoloss_kernels.functional` for the functions, `geoloss_kernels.metrics` for lesion-wise metrics,
 `geoloss_kernels.reference` for the same in plain PyTorch, `geoloss_kernels.backends` for what computes them.
 """
+
+import importlib
+from typing import Any
 
 from geoloss_kernels import backends, distance, formulas, functional, reference
 from geoloss_kernels.backends import build_info, use_backend
@@ -55,6 +61,14 @@ __all__ = [
     "reference",
     "backends",
     "distance",
+    "metrics",
     "use_backend",
     "build_info",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`geoloss_kernels.metrics` when it is asked for: it needs numpy and scipy, which the losses do not."""
+    if name == "metrics":
+        return importlib.import_module("geoloss_kernels.metrics")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -151,7 +151,9 @@ def differentiable(function: type[_Derivative], *arguments: Any) -> Any:
     """
     if torch.compiler.is_compiling():
         # Without a gradient to come, Dynamo takes ``forward`` for one with a context.
-        needs_gradient = any(isinstance(each, Tensor) and each.requires_grad for each in arguments)
+        needs_gradient = torch.is_grad_enabled() and any(
+            isinstance(each, Tensor) and each.requires_grad for each in arguments
+        )
         return function.apply(*arguments) if needs_gradient else function.forward(*arguments)
     try:
         return function.eager.apply(*arguments)

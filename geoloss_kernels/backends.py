@@ -19,7 +19,7 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 
 _operators = {
     "reference": Operators(
-        ratio.geo_loss,
+        ratio.ratio_and_sums,
         reference.geo_sums,
         reference.geo_ratio,
         distance.distance_transform,

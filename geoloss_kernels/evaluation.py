@@ -14,7 +14,7 @@ from geoloss_kernels._registrations import Operators
 from geoloss_kernels.call import ACTIVATIONS, LossCall, Options
 from geoloss_kernels.formulas import CallTraits, Formula
 from geoloss_kernels.passes import ClassWeight, Geometry, Pass, channel_weights, passes
-from geoloss_kernels.tensor_checks import check_companion, in_plane, plain
+from geoloss_kernels.tensor_checks import companion_in_plane
 
 DistanceMaps = Tensor | Sequence[Tensor] | None
 
@@ -128,18 +128,20 @@ def _given_maps(distance_map: DistanceMaps, planned: Sequence[Pass], call: LossC
     """The distance maps that the caller has, by what they are."""
     if distance_map is None:
         return {}
+    if not isinstance(distance_map, (Tensor, Sequence)):
+        raise TypeError(
+            f"distance_map: expected a tensor or a sequence of them, got {type(distance_map).__name__}"
+        )
     wanted = list(dict.fromkeys(map for each in planned for map in each.maps))
     maps = [distance_map] if isinstance(distance_map, Tensor) else list(distance_map)
     if len(maps) != len(wanted):
         raise ValueError(
             f"distance_map: expected {len(wanted)}, one for each distance of the loss, got {len(maps)}"
         )
-    given = {}
-    for key, map in zip(wanted, maps, strict=True):
-        volume = in_plane(plain(map))
-        check_companion("distance_map", volume, call.input)
-        given[key] = volume
-    return given
+    return {
+        key: companion_in_plane("distance_map", map, call.input)
+        for key, map in zip(wanted, maps, strict=True)
+    }
 
 
 def sum_over_processes(sums: Tensor) -> Tensor:

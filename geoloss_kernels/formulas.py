@@ -10,7 +10,7 @@ A new loss of sums that are there is one class here: its parameters, and the `Fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -102,7 +102,7 @@ class Formula:
         text = ""
         for factor, part in self.parts:
             sign = ("-" if factor < 0 else "") if not text else (" - " if factor < 0 else " + ")
-            scale = "" if abs(factor) == 1 else f"{abs(factor):g} * "
+            scale = "" if abs(factor) == 1 else f"{_written_number(abs(factor))} * "
             text += sign + scale + part.written()
         return text
 
@@ -140,6 +140,16 @@ class Part(Formula):
         """The class weights among its parameters."""
         yield from ()
 
+    def with_class_weights(self, current: Callable[[Tensor], Tensor]) -> Part:
+        """The same, with what ``current`` gives for each class weight."""
+        weights = {
+            field.name: current(value)
+            for field in fields(self)  # type: ignore[arg-type]
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        changed = any(weight is not getattr(self, name) for name, weight in weights.items())
+        return replace(self, **weights) if changed else self  # type: ignore[type-var]
+
     def written(self) -> str:
         """The call that makes it, with the parameters that are not the default's."""
         changed = [
@@ -152,6 +162,12 @@ class Part(Formula):
 
 def _is_default(value: Any, default: Any) -> bool:
     return value is default or (not isinstance(value, Tensor) and value == default)
+
+
+def _written_number(number: float) -> str:
+    """As short as it can be without being another number."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def _written(value: Any) -> str:

@@ -18,7 +18,7 @@ from geoloss_kernels import backends, losses
 from geoloss_kernels.call import ACTIVATIONS, LossCall, Options
 from geoloss_kernels.evaluation import DistanceMaps
 from geoloss_kernels.losses import FormulaLoss, NamedLoss
-from geoloss_kernels.tensor_checks import check_companion, in_plane, plain
+from geoloss_kernels.tensor_checks import companion_in_plane
 from geoloss_kernels.terms import Term, encode
 
 LossFunction = Callable[..., Tensor]
@@ -114,10 +114,7 @@ def geo_sums(
     wanted = _terms(terms)
     if any(term.kind.reads_map for term in wanted) and map is None:
         raise ValueError("map: expected a tensor for the terms map_*, got None")
-    maps = []
-    if map is not None:
-        check_companion("map", in_plane(plain(map)), call.input)
-        maps = [in_plane(plain(map))]
+    maps = [] if map is None else [companion_in_plane("map", map, call.input)]
     encoded = encode(wanted, dict.fromkeys((term.map for term in wanted), 0), call.dimensions, call.spacing)
     return backends.operators(call.input).geo_sums(
         call.input,

@@ -39,7 +39,7 @@ from torch.nn.modules.loss import _Loss
 from geoloss_kernels import formulas
 from geoloss_kernels.call import OPTION_NAMES, Options, shared_options
 from geoloss_kernels.evaluation import DistanceMaps, evaluate
-from geoloss_kernels.formulas import Formula
+from geoloss_kernels.formulas import Combination, Formula
 
 
 class FormulaLoss(_Loss):
@@ -89,9 +89,7 @@ class FormulaLoss(_Loss):
     def __add__(self, other: Any) -> FormulaLoss:
         if not isinstance(other, FormulaLoss):
             return NotImplemented
-        self._check_is_sum()
-        other._check_is_sum()
-        return _composed(self.formula + other.formula, shared_options(self.options, other.options))
+        return _composed(self._summand() + other._summand(), shared_options(self.options, other.options))
 
     def __radd__(self, other: Any) -> FormulaLoss:
         """Lets Python's ``sum`` start from 0."""
@@ -100,13 +98,16 @@ class FormulaLoss(_Loss):
     def __mul__(self, factor: Any) -> FormulaLoss:
         if not isinstance(factor, (int, float)):
             return NotImplemented
-        self._check_is_sum()
-        return _composed(factor * self.formula, self.options)
+        return _composed(factor * self._summand(), self.options)
 
     __rmul__ = __mul__
 
-    def _check_is_sum(self) -> None:
-        """TypeError for a loss that is no sum of ratios."""
+    def _summand(self) -> Formula:
+        """The formula with the class weights as they are now; TypeError for a loss that is no sum."""
+        weighted = [
+            (factor, part.with_class_weights(self._current_weight)) for factor, part in self.formula.parts
+        ]
+        return Combination(tuple(weighted))
 
     def extra_repr(self) -> str:
         changed = [f"{name}={value!r}" for name, value in self.options.changed().items()]
@@ -225,8 +226,12 @@ class TverskyLoss(
 ):
     """1 - (Σsg + nr) / (Σsg + α Σs(1-g) + β Σ(1-s)g + dr): MONAI's TverskyLoss.
 
-    ``reduction`` "none" gives [N, C, 1, ...] where MONAI's gives [N, C].
+    ``reduction`` "none" gives [N, C], as MONAI's does, and not [N, C, 1, ...].
     """
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Tensor:
+        loss = super().forward(*arguments, **keywords)
+        return loss.flatten(1) if self.options.reduction == "none" else loss
 
 
 class GeneralizedDiceLoss(
@@ -269,7 +274,7 @@ class LogHausdorffDTLoss(
     def forward(self, *arguments: Any, **keywords: Any) -> Tensor:
         return torch.log1p(super().forward(*arguments, **keywords))
 
-    def _check_is_sum(self) -> None:
+    def _summand(self) -> Formula:
         raise TypeError(
             "LogHausdorffDTLoss is the logarithm of a loss, not a sum of ratios: add up the results"
         )

@@ -123,6 +123,11 @@ class _PassBuilder:
                 if name != CONSTANT:
                     self._column(name)
         rows = [self._integers(fraction, every_channel) for _, fraction in ratios]
+        if self.traits.reduction == "none" and len({row[:2] for row in rows}) > 1:
+            raise ValueError(
+                "reduction: expected 'mean' or 'sum' with parts that are apart for other volumes and "
+                "channels, got 'none'"
+            )
         numbers = [self._numbers(factor, fraction) for factor, fraction in ratios]
         terms = tuple(self.columns)
         maps = tuple(dict.fromkeys(term.map for term in terms if term.kind.reads_map))

@@ -53,3 +53,11 @@ def plain(tensor: Any) -> Any:
 def in_plane(tensor: Tensor) -> Tensor:
     """[N, C, L] as [N, C, 1, L], which is what the operators take; other shapes as they are."""
     return tensor.unsqueeze(2) if tensor.ndim == 3 else tensor
+
+
+def companion_in_plane(name: str, tensor: Any, input: Tensor) -> Tensor:
+    """``tensor`` as it lies beside an ``input`` that is in plane."""
+    check_volumes(name, plain(tensor))
+    volume = in_plane(plain(tensor))
+    check_companion(name, volume, input)
+    return volume

@@ -123,6 +123,8 @@ ON_HOST_ONE_IN = {
     # What lies above the operators is tested with the others.
     "test_monai_parity.py": 40,
     "test_losses.py": 10,
+    "test_composition.py": 20,
+    "test_cross_entropy.py": 40,
     # Large volumes, or thousands of small ones
     "test_random_masks": 4,
     "test_terms_of_each_loss_on_rows_of_whole_vectors": 8,

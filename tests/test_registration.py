@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 import geoloss_kernels as gk
-from geoloss_kernels import backends, reference
+from geoloss_kernels import backends, formulas, reference
 
 VOLUMES = [(2, 1, 4, 5, 6), (2, 3, 5, 7)]
 
@@ -104,6 +105,15 @@ class TestCompile:
         compiled = torch.compile(loss, fullgraph=True)
         assert_same(value_and_slope(compiled, logits, target), value_and_slope(loss, logits, target))
 
+    def test_without_a_gradient(self, backend):
+        logits, target = volumes(backend, 2, 1, 4, 5)
+        loss = gk.DiceFOGLoss(sigmoid=True)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        value = compiled(logits.detach(), target)
+        torch.testing.assert_close(value, loss(logits.detach(), target), rtol=1e-6, atol=0)
+        with torch.no_grad():
+            assert torch.equal(compiled(logits, target), value)
+
     def test_inside_a_compiled_model(self, backend):
         network = torch.nn.Conv3d(1, 1, 3, padding=1).to(DEVICES[backend])
         image, target = volumes(backend, 1, 1, 4, 6, 5)
@@ -131,6 +141,37 @@ class TestCompile:
         compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
         given = (logits, labels, mask)
         assert_same(value_and_slope(compiled, *given), value_and_slope(loss, *given))
+
+    @pytest.mark.parametrize(
+        "compose",
+        [
+            lambda **options: gk.FormulaLoss(formulas.dice() + 0.5 * formulas.fog(norm="l1"), **options),
+            lambda **options: gk.DiceCELoss(weight=[0.5, 1.0, 2.0], **options),
+            lambda **options: gk.GeneralizedDiceLoss(**options) + gk.CrossEntropyLoss(**options),
+            lambda **options: gk.BoundaryLoss(**options) + gk.DiceLoss(**options),
+            lambda **options: gk.HausdorffDTLoss(**{"include_background": True, **options}),
+        ],
+        ids=["formula", "class weights", "function of sums", "boundary", "hausdorff"],
+    )
+    @pytest.mark.parametrize(
+        "options", [{"batch": True}, {"include_background": False, "reduction": "sum"}], ids=str
+    )
+    def test_compositions(self, backend, compose, options):
+        logits, _ = volumes(backend, 2, 3, 4, 5, 6)
+        labels = torch.randint(0, 3, (2, 1, 4, 5, 6), device=logits.device)
+        mask = torch.rand(2, 1, 4, 5, 6).to(logits.device) > 0.3
+        loss = compose(softmax=True, to_onehot_y=True, **options)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        given = (logits, labels, mask)
+        assert_same(value_and_slope(compiled, *given), value_and_slope(loss, *given))
+
+    def test_compositions_of_inductor(self, backend):
+        logits, _ = volumes(backend, 2, 3, 4, 5)
+        labels = torch.randint(0, 3, (2, 1, 4, 5), device=logits.device)
+        loss = gk.DiceCELoss(softmax=True, to_onehot_y=True, weight=[0.5, 1.0, 2.0], ignore_index=1)
+        loss = loss + 0.1 * gk.BoundaryLoss(softmax=True, to_onehot_y=True, ignore_index=1)
+        compiled = torch.compile(loss, fullgraph=True)
+        assert_same(value_and_slope(compiled, logits, labels), value_and_slope(loss, logits, labels))
 
     @pytest.mark.parametrize(
         "loss", [gk.DiceFOGLoss(sigmoid=True), gk.DiceLoss(sigmoid=True)], ids=["fog", "dice"]
@@ -237,6 +278,125 @@ class TestFunctionTransforms:
         together = torch.vmap(masked)(logits, target, mask, distance)
         alone = [masked(*each) for each in zip(logits, target, mask, distance, strict=True)]
         assert torch.equal(together, torch.stack(alone))
+
+
+def gradient(loss: Callable[..., Tensor], logits: Tensor, *rest: Tensor) -> Tensor:
+    """By autograd."""
+    leaf = logits.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(leaf, *rest), leaf)
+    return slope
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        gk.DiceFOGLoss(sigmoid=True),
+        gk.DiceLoss(softmax=True, batch=True, weight=[0.5, 2.0]),
+        gk.DiceCELoss(softmax=True, weight=[0.5, 2.0], label_smoothing=0.1),
+        gk.DiceCELoss(sigmoid=True),
+        gk.GeneralizedDiceLoss(softmax=True, include_background=False),
+        gk.BoundaryLoss(sigmoid=True) + gk.HausdorffDTLoss(sigmoid=True, include_background=True),
+        gk.LogHausdorffDTLoss(softmax=True, include_background=True),
+    ],
+    ids=["dice + fog", "batch dice", "dice + ce", "two passes", "generalized", "two maps", "logarithm"],
+)
+class TestDerivativesByTransforms:
+    def batch(self, backend: str) -> tuple[Tensor, Tensor]:
+        """[4 samples, N, C, *spatial]"""
+        logits, target = volumes(backend, 4, 2, 2, 3, 5, 6, dtype=torch.float64)
+        return logits.detach(), target
+
+    def test_grad(self, backend, loss):
+        logits, target = (samples[0] for samples in self.batch(backend))
+        slope, value = torch.func.grad_and_value(loss)(logits, target)
+        assert torch.equal(value, loss(logits, target))
+        assert torch.equal(slope, gradient(loss, logits, target))
+        assert slope.count_nonzero() > 0
+
+    def test_grad_in_a_function_of_it(self, backend, loss):
+        logits, target = (samples[0] for samples in self.batch(backend))
+
+        def scaled(x: Tensor, g: Tensor) -> Tensor:
+            return 3 * loss(2 * x, g).square()
+
+        torch.testing.assert_close(
+            torch.func.grad(scaled)(logits, target), gradient(scaled, logits, target), rtol=1e-12, atol=0
+        )
+
+    def test_vjp(self, backend, loss):
+        logits, target = (samples[0] for samples in self.batch(backend))
+        value, pull_back = torch.func.vjp(lambda x: loss(x, target), logits)
+        (slope,) = pull_back(torch.full_like(value, 2.0))
+        torch.testing.assert_close(slope, 2 * gradient(loss, logits, target), rtol=1e-14, atol=0)
+
+    def test_vmap_equals_a_loop(self, backend, loss):
+        logits, target = self.batch(backend)
+        together = torch.vmap(loss)(logits, target)
+        alone = torch.stack([loss(x, g) for x, g in zip(logits, target, strict=True)])
+        torch.testing.assert_close(together, alone, rtol=1e-14, atol=0)
+
+    @pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (2, 1)], ids=str)
+    def test_gradients_per_sample_equal_a_loop(self, backend, loss, in_dims):
+        logits, target = self.batch(backend)
+        given = [
+            tensor[0] if dim is None else tensor.movedim(0, dim)
+            for tensor, dim in zip((logits, target), in_dims, strict=True)
+        ]
+        together = torch.vmap(torch.func.grad(loss), in_dims=in_dims)(*given)
+        targets = target[:1].expand_as(target) if in_dims[1] is None else target
+        alone = torch.stack([gradient(loss, x, g) for x, g in zip(logits, targets, strict=True)])
+        assert alone.count_nonzero() > 0
+        torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-16)
+
+    def test_gradient_of_a_vmap(self, backend, loss):
+        logits, target = self.batch(backend)
+        slope = torch.func.grad(lambda x: torch.vmap(loss)(x, target).sum())(logits)
+        alone = torch.stack([gradient(loss, x, g) for x, g in zip(logits, target, strict=True)])
+        torch.testing.assert_close(slope, alone, rtol=1e-12, atol=1e-16)
+
+    def test_weights_of_a_network(self, backend, loss):
+        """Per-sample gradients of the parameters, as differential privacy needs them."""
+        network = torch.nn.Conv3d(2, 2, 3, padding=1, dtype=torch.float64).to(DEVICES[backend])
+        parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
+        images, target = self.batch(backend)
+
+        def of_parameters(given: dict[str, Tensor], image: Tensor, g: Tensor) -> Tensor:
+            return loss(torch.func.functional_call(network, given, (image,)), g)
+
+        together = torch.vmap(torch.func.grad(of_parameters), in_dims=(None, 0, 0))(
+            parameters, images, target
+        )
+        for index, (image, g) in enumerate(zip(images, target, strict=True)):
+            network.zero_grad()
+            loss(network(image), g).backward()
+            for name, parameter in network.named_parameters():
+                torch.testing.assert_close(together[name][index], parameter.grad, rtol=1e-9, atol=1e-13)
+
+    def test_forward_mode_is_refused(self, backend, loss):
+        logits, target = (samples[0] for samples in self.batch(backend))
+        refused = pytest.raises(RuntimeError, match="the fused losses have no forward derivative")
+        with refused:
+            torch.func.jvp(lambda x: loss(x, target), (logits,), (torch.ones_like(logits),))
+        with refused:
+            torch.func.jacfwd(loss)(logits[..., :1, :1, :2], target[..., :1, :1, :2])
+
+    def test_second_derivatives_are_refused(self, backend, loss):
+        logits, target = (samples[0] for samples in self.batch(backend))
+        with pytest.raises(RuntimeError, match="the fused losses have no second derivative"):
+            torch.func.grad(lambda x: torch.func.grad(loss)(x, target).square().sum())(logits)
+
+
+class TestDerivativesByTheReference:
+    def test_transforms_that_are_refused_are_left_to_it(self):
+        logits, target = volumes("cpu", 1, 1, 2, 3, dtype=torch.float64)
+        loss = gk.DiceCELoss(sigmoid=True)
+        with gk.use_backend("reference"):
+            hessian = torch.func.hessian(loss)(logits.detach(), target)
+            _, tangent = torch.func.jvp(
+                lambda x: loss(x, target), (logits.detach(),), (torch.ones_like(target),)
+            )
+        assert hessian.count_nonzero() == hessian.numel()
+        torch.testing.assert_close(tangent, gradient(loss, logits, target).sum())
 
 
 class TestFakeTensors:

@@ -33,6 +33,20 @@ LOGITS = [sign * size for size in SIZES for sign in (1, -1)]
 TARGETS = [0.0, 0.25, 1.0]
 
 
+def test_terms_are_declared_alike_everywhere():
+    """In Python, by their numbers in the kernels, and in the reference."""
+    assert [kind.number for kind in TERM_KINDS.values()] == list(range(len(TERM_KINDS)))
+    assert list(reference.TERMS) == list(TERM_KINDS)
+    of_kernels = {name: torch.ops.geoloss.term_properties(kind.number) for name, kind in TERM_KINDS.items()}
+    assert of_kernels == {
+        name: [kind.reads_log_prediction, kind.reads_log_complement, kind.reads_map, kind.has_slope]
+        for name, kind in TERM_KINDS.items()
+    }
+    for number in (-1, len(TERM_KINDS)):
+        with pytest.raises(RuntimeError, match=f"kind: expected 0 to {len(TERM_KINDS) - 1}, got {number}"):
+            torch.ops.geoloss.term_properties(number)
+
+
 def probabilities(dtype: torch.dtype) -> list[float]:
     limits = torch.finfo(dtype)
     small = [0.0, limits.smallest_normal, 1e-30, 1e-13, 1e-12, 1e-6, 1e-3]

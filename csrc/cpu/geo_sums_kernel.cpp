@@ -28,6 +28,7 @@
 #include "gradient_stage.h"
 #include "produce.h"
 #include "program_stage.h"
+#include "softmax_labels.h"
 
 namespace geoloss::GEOLOSS_ISA {
 namespace {
@@ -51,30 +52,22 @@ class Tile {
         plan_(f_.plan),
         producer_(f_),
         gradient_(f_),
-        programs_(f_) {
+        programs_(f_),
+        labels_(f_, gradient_),
+        by_labels_(SoftmaxLabels<T>::applies(params)) {
     lay_out(static_cast<T*>(workspace));
   }
 
   // partial_sums: [channels, K]
   void forward(double* partial_sums) {
-    programs_.fill_constants();
-    const int64_t count = f_.tiling.channels * p_.term_count;
-    for (int64_t i = 0; i < count; ++i) partial_sums[i] = 0;
+    for (int64_t i = 0; i < f_.tiling.channels * p_.term_count; ++i) partial_sums[i] = 0;
     if (plan_.counts_all) count_voxels(partial_sums);
-    for (int64_t z = max(0, f_.tile.z_begin - f_.halo_before); z < f_.tile.z_end + plan_.ahead; ++z) {
-      for (int64_t i = 0; i < count; ++i) lane_sums_[i] = V(T(0));
-      march(
-          z, [&](const Block& b) { produce(b); },
-          [&](const Block& b) {
-            sum_voxel_terms(f_.tile.part_of(b));
-            sum_other_terms(f_.tile.part_of(b.at(z - plan_.ahead)));
-          });
-      for (int64_t i = 0; i < count; ++i) partial_sums[i] += lane_sums_[i].sum();
-    }
+    by_labels_ ? sum_by_labels(partial_sums) : sum_through_pipeline(partial_sums);
   }
 
   void backward() {
     gradient_.set_coefficients();
+    if (by_labels_) return write_by_labels();
     programs_.fill_constants();
     clear_carry();
     for (int64_t z = max(0, f_.tile.z_begin - f_.halo_before); z < f_.tile.z_end + plan_.reach(); ++z) {
@@ -138,7 +131,65 @@ class Tile {
             max(0, tile.y_begin - plan_.ahead), min(p_.H, tile.y_end + plan_.back)};
   }
 
-  void lay_out(T* workspace) {
+  // The sums of one plane are added up in T, by lanes, and those of planes in fp64.
+  template <class SumPlane>
+  void sum_planes(int64_t z_begin, int64_t z_end, double* partial_sums, SumPlane sum_plane) {
+    const int64_t count = f_.tiling.channels * p_.term_count;
+    for (int64_t z = z_begin; z < z_end; ++z) {
+      for (int64_t i = 0; i < count; ++i) lane_sums_[i] = V(T(0));
+      sum_plane(z);
+      for (int64_t i = 0; i < count; ++i) partial_sums[i] += lane_sums_[i].sum();
+    }
+  }
+
+  void sum_through_pipeline(double* partial_sums) {
+    programs_.fill_constants();
+    const int64_t first = max(0, f_.tile.z_begin - f_.halo_before);
+    sum_planes(first, f_.tile.z_end + plan_.ahead, partial_sums, [&](int64_t z) {
+      march(
+          z, [&](const Block& b) { produce(b); },
+          [&](const Block& b) {
+            sum_voxel_terms(f_.tile.part_of(b));
+            sum_other_terms(f_.tile.part_of(b.at(z - plan_.ahead)));
+          });
+    });
+  }
+
+  void sum_by_labels(double* partial_sums) {
+    sum_planes(f_.tile.z_begin, f_.tile.z_end, partial_sums, [&](int64_t z) {
+      for_each_strip(z, [&](const Block& strip) { labels_.add_sums(strip, lane_sums_); });
+    });
+  }
+
+  void write_by_labels() {
+    for (int64_t z = f_.tile.z_begin; z < f_.tile.z_end; ++z) {
+      for_each_strip(z, [&](const Block& strip) { labels_.write_gradient(strip); });
+    }
+  }
+
+  template <class Function>
+  void for_each_strip(int64_t z, Function function) const {
+    const int64_t rows = SoftmaxLabels<T>::strip_rows(p_);
+    for (int64_t y = f_.tile.y_begin; y < f_.tile.y_end; y += rows)
+      function(Block{z, y, min(y + rows, f_.tile.y_end)});
+  }
+
+  void lay_out(T* workspace) { by_labels_ ? lay_out_strip(workspace) : lay_out_pipeline(workspace); }
+
+  void lay_out_strip(T* workspace) {
+    labels_.take_workspace(workspace);
+    T* next = workspace + SoftmaxLabels<T>::workspace_elements(p_);
+    if (f_.backward) gradient_.take_coefficients(next);
+    take_lane_sums(next);
+    workspace_elements_ = next - workspace;
+  }
+
+  void take_lane_sums(T*& next) {
+    lane_sums_ = reinterpret_cast<V*>(next);
+    next += f_.tiling.channels * p_.term_count * V::kCount;
+  }
+
+  void lay_out_pipeline(T* workspace) {
     T* next = f_.take_buffers(workspace);
     for (int i = 0; f_.backward && i < plan_.stencil_count; ++i) {
       const StencilTerm<T>& term = *plan_.stencil[i].term;
@@ -154,8 +205,7 @@ class Tile {
     producer_.take_buffers(next);
     programs_.take_shared_buffers(next);
     if (f_.backward) gradient_.take_coefficients(next);
-    lane_sums_ = reinterpret_cast<V*>(next);
-    next += f_.tiling.channels * p_.term_count * V::kCount;
+    take_lane_sums(next);
     workspace_elements_ = next - workspace;
   }
 
@@ -306,6 +356,8 @@ class Tile {
   Producer<T> producer_;
   GradientStage<T> gradient_;
   ProgramStage<T> programs_;
+  SoftmaxLabels<T> labels_;
+  const bool by_labels_;
   Ring<T> flux_[kMaxStencilTerms][kMaxFluxFields];
   Ring<T> carry_along_z_[kMaxStencilTerms];
   T* carry_along_y_[kMaxStencilTerms];

@@ -77,6 +77,8 @@ class GradientStage {
     next += ceil_divide(f_.tiling.channels * sizeof(SlopeCoefficients<T>), sizeof(V)) * V::kCount;
   }
 
+  const SlopeCoefficients<T>& coefficients(int64_t c) const { return coefficients_[c]; }
+
   // Once, before the first block: from ∂L/∂S.
   void set_coefficients() {
     for (int64_t c = 0; c < f_.tiling.channels; ++c) {

@@ -1,8 +1,7 @@
 """The definition of right: Eq. 1 and every loss in plain, differentiable PyTorch on any device."""
 
 from geoloss_kernels.reference import gamma, phi, psi, theta
-from geoloss_kernels.reference.geo import GEOLoss, geo_loss
-from geoloss_kernels.reference.losses import (
+from geoloss_kernels.reference.definitions import (
     bce_loss,
     boundary_loss,
     dice_boundary_loss,
@@ -16,6 +15,7 @@ from geoloss_kernels.reference.losses import (
     sog_loss,
     tversky_loss,
 )
+from geoloss_kernels.reference.geo import GEOLoss, geo_loss
 from geoloss_kernels.reference.ratio import geo_ratio
 from geoloss_kernels.reference.sums import geo_sums
 from geoloss_kernels.reference.terms import TERMS

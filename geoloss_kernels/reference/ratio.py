@@ -1,4 +1,4 @@
-"""`geo_ratio`: Eq. 1 on the sums of volumes, and `geo_loss`: on those that `geo_sums` makes of them."""
+"""`geo_ratio`: Eq. 1 on the sums of volumes, and the operator `geo_loss`: on those of `geo_sums`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POOLED_DIMENSIONS: tuple[tuple[int, ...], ...] = ((), (0,), (0, 1))
 """Of S [N, C, K], by the number of a fraction's pooling."""
 
 
-def geo_loss(
+def ratio_and_sums(
     input: Tensor,
     target: Tensor,
     mask: Tensor | None,
@@ -22,7 +22,7 @@ def geo_loss(
     maps: Sequence[Tensor],
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """`geo_ratio` of `geo_sums`, differentiable in ``input``, and the sums, as constants.
+    """The operator `geo_loss`: `geo_ratio` of `geo_sums`, differentiable, and the sums, as constants.
 
     ``options``: the remaining ones of `geo_sums`, then those of `geo_ratio`.
     """
