@@ -14,7 +14,7 @@ See `geoloss_kernels.losses` for the modules, `geoloss_kernels.formulas` for wha
 import importlib
 from typing import Any
 
-from geoloss_kernels import backends, distance, formulas, functional, reference
+from geoloss_kernels import backends, distance, formulas, functional, phi, reference
 from geoloss_kernels.backends import build_info, use_backend
 from geoloss_kernels.losses import (
     BCELoss,
@@ -28,13 +28,14 @@ from geoloss_kernels.losses import (
     DiceSOGLoss,
     FOGLoss,
     FormulaLoss,
+    GEOLoss,
     GeneralizedDiceLoss,
     HausdorffDTLoss,
     LogHausdorffDTLoss,
     SOGLoss,
     TverskyLoss,
 )
-from geoloss_kernels.reference import GEOLoss
+from geoloss_kernels.phi import norm
 
 __version__ = "0.1.0"
 
@@ -57,6 +58,8 @@ __all__ = [
     "GEOLoss",
     "FormulaLoss",
     "formulas",
+    "phi",
+    "norm",
     "functional",
     "reference",
     "backends",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, distributed
 from geoloss_kernels import backends
 from geoloss_kernels._registrations import Operators
 from geoloss_kernels.call import ACTIVATIONS, LossCall, Options
-from geoloss_kernels.formulas import CallTraits, Formula
+from geoloss_kernels.formulas import CallTraits, Formula, Part, TracedGeo, geo, kept_combination
 from geoloss_kernels.passes import ClassWeight, Geometry, Pass, channel_weights, passes
+from geoloss_kernels.reference.geo import geo_loss_of_call
 from geoloss_kernels.tensor_checks import companion_in_plane
+from geoloss_kernels.terms import EncodedTerms
 
 DistanceMaps = Tensor | Sequence[Tensor] | None
 
@@ -41,13 +43,18 @@ def evaluate(
     call = LossCall.of(input, target, mask, spacing, options)
     traits = CallTraits(call.activation, call.channels, call.label_map, options.reduction)
     geometry = Geometry(call.dimensions, call.spacing)
+    opened = formula.opened(call.dimensions)
+    fused, unfused = _split(opened.formula, input)
     # A compiler takes the passes for constants of its graph, without a cache of ours.
     plan = passes if torch.compiler.is_compiling() else _kept_passes
-    planned = plan(formula, traits, call.include_background, options.batch, geometry)
+    planned = plan(fused, traits, call.include_background, options.batch, geometry)
     given = _given_maps(distance_map, planned, call)
     total = None
     for each in planned:
-        loss = _evaluate_pass(each, options, call, given, current_weight)
+        loss = _evaluate_pass(each, options, call, given, current_weight, opened.parameters)
+        total = loss if total is None else total + loss
+    for factor, part in unfused:
+        loss = factor * _evaluate_unfused(part, options, call)
         total = loss if total is None else total + loss
     if total is None:
         raise ValueError("formula: expected at least one part, got none")
@@ -65,6 +72,7 @@ def _evaluate_pass(
     call: LossCall,
     given: dict[Any, Tensor],
     current_weight: Callable[[Tensor], Tensor] | None,
+    parameters: Mapping[Any, Sequence[Tensor]],
 ) -> Tensor:
     input = call.logits if each.from_logits else call.input
     operators = backends.operators(input)
@@ -75,7 +83,7 @@ def _evaluate_pass(
     weights = channel_weights(rows, call.channels, each.include_background, input, call.dtype)
     sums_options = (
         each.encoded.terms,
-        each.encoded.parameters,
+        _with_values(each.encoded, parameters),
         ACTIVATIONS.index(each.activation),
         call.ignore_index,
         each.include_background,
@@ -90,6 +98,42 @@ def _evaluate_pass(
     if options.ddp:
         sums = sum_over_processes(sums.sum(0, keepdim=True))
     return _of_sums(each, options, call, operators, sums, weights, ratio_options)
+
+
+def _with_values(encoded: EncodedTerms, parameters: Mapping[Any, Sequence[Tensor]]) -> tuple[float, ...]:
+    """The operators' ``parameters`` with the values that tensors of open formulas have now."""
+    if not encoded.values:
+        return encoded.parameters
+    numbers = list(encoded.parameters)
+    for place, owner, which in encoded.values:
+        numbers[place] = float(parameters[owner][which])
+    return tuple(numbers)
+
+
+def _split(formula: Formula, input: Tensor) -> tuple[Formula, Sequence[tuple[float, geo]]]:
+    """The formula of the parts that the backend computes, and the open ones that plain PyTorch does."""
+    in_reference = backends.choose(input) == "reference"
+    unfused = [_unfused(part, in_reference) for _, part in formula.parts]
+    if not any(unfused):
+        return formula, ()
+    pairs = list(zip(formula.parts, unfused, strict=True))
+    fused = tuple(own for own, part in pairs if part is None)
+    return kept_combination(fused), [(own[0], part) for own, part in pairs if part is not None]
+
+
+def _unfused(part: Part, in_reference: bool) -> geo | None:
+    if isinstance(part, TracedGeo):
+        return part.part if in_reference else None
+    return part if isinstance(part, geo) else None
+
+
+def _evaluate_unfused(part: geo, options: Options, call: LossCall) -> Tensor:
+    """An open part by the user's own functions, under autograd."""
+    if options.ddp:
+        raise ValueError("ddp: expected fused open formulas with it, got fused=False or the reference")
+    spacing = part.spacing if call.spacing is None else call.spacing
+    pieces = {name: getattr(part, name) for name in ("theta", "psi", "phi", "gamma", "smooth_nr", "smooth_dr")}
+    return geo_loss_of_call(call, spacing, reduction=options.reduction, batch=options.batch, **pieces)
 
 
 def _of_sums(

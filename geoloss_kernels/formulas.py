@@ -10,14 +10,16 @@ A new loss of sums that are there is one class here: its parameters, and the `Fr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from geoloss_kernels.distance.loss_maps import HausdorffDistances, SignedDistance
+from geoloss_kernels.open_terms import Density, OpenFunctions
 from geoloss_kernels.terms import NORMS, OPERATORS, Axes, Term, check_axis_order, spacing_as_tuple
 
 Weight = Sequence[float] | float | Tensor
@@ -74,6 +76,18 @@ class Formula:
     def parts(self) -> tuple[tuple[float, Part], ...]:
         raise NotImplementedError(f"{type(self).__name__} has no parts")
 
+    def opened(self, dimensions: int) -> OpenedFormula:
+        """The formula with its open parts traced as they are now, for volumes with so many axes."""
+        if not any(isinstance(part, geo) for _, part in self.parts):
+            return OpenedFormula(self, {})
+        parts, parameters = [], {}
+        for factor, part in self.parts:
+            traced = part.traced(dimensions) if isinstance(part, geo) else part
+            if isinstance(traced, TracedGeo):
+                parameters[traced.part.functions] = traced.part.functions.parameters
+            parts.append((factor, traced))
+        return OpenedFormula(kept_combination(tuple(parts)), parameters)
+
     def __add__(self, other: Any) -> Formula:
         return Combination((*self.parts, *other.parts)) if isinstance(other, Formula) else NotImplemented
 
@@ -107,6 +121,13 @@ class Formula:
         return text
 
 
+class OpenedFormula(NamedTuple):
+    """A formula that can be computed, and the tensors that its open parts read, by `Density.owner`."""
+
+    formula: Formula
+    parameters: dict[Any, tuple[Tensor, ...]]
+
+
 class Combination(Formula):
     """Parts with factors, made by + and *."""
 
@@ -116,6 +137,12 @@ class Combination(Formula):
     @property
     def parts(self) -> tuple[tuple[float, Part], ...]:
         return self._parts
+
+
+@functools.lru_cache(maxsize=512)
+def kept_combination(parts: tuple[tuple[float, Part], ...]) -> Combination:
+    """One object for the same parts, by which passes are kept."""
+    return Combination(parts)
 
 
 class Part(Formula):
@@ -491,6 +518,82 @@ class hausdorff(Part):  # noqa: N801
         spacing: Any = self.spacing
         distances = HausdorffDistances(self.alpha, self.empty, spacing)
         return _mean({Term("map_squared_error", map=distances): 1.0})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class geo(Part):  # noqa: N801
+    """(Σ_v Θ(s, g) Ψ(s, g, φ) + nr) / (Σ_v Γ(s, g) + dr): Eq. 1 with functions of your own, in one pass.
+
+        geo(lambda s, g: (s - g).abs(), lambda s, g, phi: gk.norm(phi(s) - phi(g)), gk.phi.sobel())
+
+    The functions are run on symbols at every call, and what they do is compiled where it is new: arithmetic,
+    comparisons and torch.where, elementary functions of torch. They may read numbers, and tensors with one
+    element, which may change during training; other tensors, and branches on data, raise
+    `expressions.trace.ExpressionError`, and ``fused=False`` computes them with plain PyTorch.
+
+    Args:
+        theta: Θ, called as theta(s, g).
+        psi: Ψ, called as psi(s, g, phi), where phi(u) of s, g or what is linear in them is the stack of φ's
+            components along a new first axis; None = 1.
+        phi: one of `geoloss_kernels.phi`, or a sequence of them, which reaches psi as a tuple.
+        gamma: Γ, called as gamma(s, g); None = 1, so that ΣΓ = |Ω|.
+        smooth_nr, smooth_dr: nr and dr.
+        spacing: the voxel size along each spatial axis in mm; None = that of the call, or 1.
+        fused: False computes it with plain PyTorch, any functions and any φ.
+    """
+
+    theta: Callable[..., Any]
+    psi: Callable[..., Any] | None = None
+    phi: Any = None
+    gamma: Callable[..., Any] | None = None
+    smooth_nr: float = 0.0
+    smooth_dr: float = 0.0
+    spacing: Sequence[float] | None = None
+    fused: bool = True
+
+    def __post_init__(self) -> None:
+        _hold_spacing(self, self.spacing)
+        spacing: Any = self.spacing
+        functions = OpenFunctions(self.theta, self.psi, self.phi, self.gamma, spacing)
+        object.__setattr__(self, "_functions", functions)
+
+    @property
+    def functions(self) -> OpenFunctions:
+        functions: OpenFunctions = self._functions  # type: ignore[attr-defined]
+        return functions
+
+    def traced(self, dimensions: int) -> Part:
+        """The part as its functions are now; one that is not fused as it is."""
+        return _kept_trace(self, *self.functions.densities(dimensions)) if self.fused else self
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TracedGeo(Part):
+    """`geo` as its functions are at one call."""
+
+    part: geo
+    density: Density
+    weight: Density | None
+
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        spacing: Any = self.part.spacing
+        numerator = Term("program", spacing=spacing, density=self.density)
+        denominator = Term("count") if self.weight is None else Term("program", density=self.weight)
+        return (
+            Fraction(
+                {numerator: 1.0, CONSTANT: self.part.smooth_nr},
+                {denominator: 1.0, CONSTANT: self.part.smooth_dr},
+            ),
+        )
+
+    def written(self) -> str:
+        return self.part.written()
+
+
+@functools.lru_cache(maxsize=512)
+def _kept_trace(part: geo, density: Density, weight: Density | None) -> TracedGeo:
+    """One object for what is computed alike, by which passes are kept."""
+    return TracedGeo(part, density, weight)
 
 
 def _hold_spacing(part: Part, spacing: Sequence[float] | None) -> None:

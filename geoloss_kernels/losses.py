@@ -242,6 +242,13 @@ class GeneralizedDiceLoss(
     """1 - (2 Σ_c w_c Σsg + nr) / (Σ_c w_c (Σs + Σg) + dr): MONAI's GeneralizedDiceLoss."""
 
 
+class GEOLoss(NamedLoss, formula=formulas.geo, positional="theta psi phi gamma"):
+    """(Σ_v Θ(s, g) Ψ(s, g, φ) + nr) / (Σ_v Γ(s, g) + dr): Eq. 1 with functions of your own, in one pass.
+
+        GEOLoss(lambda s, g: 1.0, lambda s, g, phi: gk.norm(phi(s) - phi(g)), gk.phi.sobel(), sigmoid=True)
+    """
+
+
 class FOGLoss(NamedLoss, formula=formulas.fog, positional=f"{_SHORT} reduction"):
     """1/|Ω| Σ_v ‖∇s - ∇g‖: the first-order gradient loss, Eq. 2."""
 

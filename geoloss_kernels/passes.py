@@ -21,7 +21,7 @@ from geoloss_kernels.terms import EncodedTerms, Term, encode
 POOLINGS = ("volume", "batch", "all")
 """Of the operators' ``fractions``, in the order of their numbers."""
 
-MAX_TERMS, MAX_STENCILS, MAX_MAPS, MAX_FRACTIONS = 32, 8, 4, 16
+MAX_TERMS, MAX_STENCILS, MAX_PROGRAMS, MAX_MAPS, MAX_FRACTIONS = 32, 8, 8, 4, 16
 """What one pass takes: csrc/geo_sums.h and geo_ratio.h."""
 
 
@@ -130,7 +130,7 @@ class _PassBuilder:
             )
         numbers = [self._numbers(factor, fraction) for factor, fraction in ratios]
         terms = tuple(self.columns)
-        maps = tuple(dict.fromkeys(term.map for term in terms if term.kind.reads_map))
+        maps = tuple(dict.fromkeys(map for term in terms for map in term.maps))
         self._check_limits(terms, maps, ratios)
         return Pass(
             self.traits.activation,
@@ -185,9 +185,11 @@ class _PassBuilder:
     @staticmethod
     def _check_limits(terms: Sequence[Term], maps: Sequence[Any], ratios: Sequence[Any]) -> None:
         stencils = sum(term.kind.stencil is not None for term in terms)
+        programs = sum(term.density is not None for term in terms)
         for what, count, limit in (
             ("sums", len(terms), MAX_TERMS),
             ("first- and second-order terms", stencils, MAX_STENCILS),
+            ("open formulas' sums", programs, MAX_PROGRAMS),
             ("distance maps", len(maps), MAX_MAPS),
             ("fractions", len(ratios), MAX_FRACTIONS),
         ):

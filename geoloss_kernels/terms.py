@@ -77,7 +77,7 @@ def _kinds() -> dict[str, TermKind]:
         **voxel,
         **first_order,
         **{name: {"density": density, "stencil": "second_order"} for name, density in second_order.items()},
-        "program": {"density": "an expression"},
+        "program": {"density": "an expression of its own"},
     }
     return {name: TermKind(number, **properties) for number, (name, properties) in enumerate(every.items())}
 
@@ -97,6 +97,7 @@ class Term:
         axes, axis_order: of a first-order term, see `resolve_axes`.
         spacing: of a stencil, the voxel size along each spatial axis in mm; None is that of the call, or 1.
         map: of a term that reads a map, what the map is; the loss computes one for each that differs.
+        density: of a program, an `open_terms.Density`.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Term:
     axis_order: str = "xyz"
     spacing: tuple[float, ...] | None = None
     map: Any = None
+    density: Any = None
 
     def __post_init__(self) -> None:
         if self.name not in TERM_KINDS:
@@ -113,8 +115,15 @@ class Term:
     def kind(self) -> TermKind:
         return TERM_KINDS[self.name]
 
+    @property
+    def maps(self) -> tuple[Any, ...]:
+        """What the maps are that it reads."""
+        if self.density is not None:
+            return tuple(self.density.maps)
+        return (self.map,) if self.kind.reads_map else ()
+
     def __str__(self) -> str:
-        return self.name
+        return self.name if self.density is None else str(self.density)
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,8 @@ class EncodedTerms:
     """kind, number of integers, number of parameters, integers, for each term"""
     parameters: tuple[float, ...]
     """the parameters of each term"""
+    values: tuple[tuple[int, Any, int], ...] = ()
+    """of programs that read tensors: a place among the parameters, the program's owner and which tensor"""
 
 
 def encode(
@@ -139,6 +150,7 @@ def encode(
     """
     stream: list[int] = []
     parameters: list[float] = []
+    values: list[tuple[int, Any, int]] = []
     for term in terms:
         integers: list[int] = []
         numbers: list[float] = []
@@ -149,9 +161,15 @@ def encode(
         if term.kind.stencil is not None:
             own = check_spacing(term.spacing if spacing is None else spacing, dimensions)
             numbers += [1.0] * (3 - dimensions) + list(own)
+        if term.density is not None:
+            own = check_spacing(term.spacing if spacing is None else spacing, dimensions)
+            program = term.density.encode(dimensions, own, [maps[map] for map in term.density.maps])
+            integers += program.integers
+            values += [(len(parameters) + at, term.density.owner, which) for at, which in program.parameters]
+            numbers += program.numbers
         stream += [term.kind.number, len(integers), len(numbers), *integers]
         parameters += numbers
-    return EncodedTerms(tuple(stream), tuple(parameters))
+    return EncodedTerms(tuple(stream), tuple(parameters), tuple(values))
 
 
 def _axis_bits(term: Term, dimensions: int) -> int:

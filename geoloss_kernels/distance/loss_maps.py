@@ -52,11 +52,28 @@ class HausdorffDistances:
         return total.add_(_of_channels(distance_map, call, call.target_mask, self).pow_(self.alpha))
 
 
+@dataclass(frozen=True)
+class DistanceOf:
+    """φ of an open formula that is a distance: D(g), or D(s) of s > 0.5; ``given`` is D(g)."""
+
+    signed: bool
+    empty: str
+    of_target: bool
+    spacing: tuple[float, ...] | None = None
+
+    def of(self, call: LossCall, given: Tensor | None) -> Tensor:
+        if given is not None and self.of_target:
+            return given
+        transform = signed_distance_map if self.signed else distance_map
+        mask = call.target_mask if self.of_target else call.predicted_mask
+        return _of_channels(transform, call, mask, self)
+
+
 def _of_channels(
     transform: Callable[..., Tensor],
     call: LossCall,
     mask: Tensor,
-    distance: SignedDistance | HausdorffDistances,
+    distance: SignedDistance | HausdorffDistances | DistanceOf,
 ) -> Tensor:
     """``transform`` of the channels of ``mask`` that are in the loss."""
     spacing = distance.spacing if call.spacing is None else call.spacing

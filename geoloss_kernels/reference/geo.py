@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from torch import Tensor
 from geoloss_kernels.reference.options import VoxelOptions, voxels_from_options
 from geoloss_kernels.reference.ratio import divide
 from geoloss_kernels.reference.reduction import reduce_loss, sum_batch
-from geoloss_kernels.reference.voxels import Voxels
+from geoloss_kernels.reference.voxels import Voxels, prepare
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from geoloss_kernels.call import LossCall
 
 Pointwise = Callable[[Tensor, Tensor], Tensor]
 Operator = Callable[..., Any]
@@ -65,15 +68,48 @@ def geo_loss(
     Differentiable as far as the callables are. ValueError if a callable returns another shape than s has.
     """
     voxels = voxels_from_options(input, target, **options)
+    spacing = None if options.get("spacing") is None else voxels.spacing
+    pieces = (theta, psi, phi, gamma)
+    return _geo_loss_of_voxels(voxels, spacing, *pieces, smooth_nr, smooth_dr, reduction, batch)
+
+
+def geo_loss_of_call(call: LossCall, spacing: Sequence[float] | None, **pieces: Any) -> Tensor:
+    """`geo_loss` of a checked call; a reduction "none" is left without the spatial axes."""
+    voxels = prepare(
+        call.input,
+        call.target,
+        call.mask,
+        activation=call.activation,
+        ignore_index=call.ignore_index,
+        include_background=call.include_background,
+    )
+    if call.dimensions == 1:
+        valid = None if voxels.valid is None else voxels.valid.squeeze(2)
+        voxels = replace(voxels, s=voxels.s.squeeze(2), g=voxels.g.squeeze(2), valid=valid)
+    loss = _geo_loss_of_voxels(voxels, spacing, **pieces)
+    return loss if pieces["reduction"] != "none" else loss.flatten(1)
+
+
+def _geo_loss_of_voxels(
+    voxels: Voxels,
+    spacing: Sequence[float] | None,
+    theta: Pointwise,
+    psi: Correlation | None,
+    phi: Operator | Sequence[Operator] | None,
+    gamma: Pointwise | None,
+    smooth_nr: float,
+    smooth_dr: float,
+    reduction: str,
+    batch: bool,
+) -> Tensor:
     density = _volume("theta", theta(voxels.s, voxels.g), voxels)
     if psi is not None:
-        has_spacing = options.get("spacing") is not None
-        density = density * _volume("psi", psi(voxels.s, voxels.g, _bind(phi, voxels, has_spacing)), voxels)
+        density = density * _volume("psi", psi(voxels.s, voxels.g, _bind(phi, voxels, spacing)), voxels)
     weight = (
         torch.ones_like(voxels.s) if gamma is None else _volume("gamma", gamma(voxels.s, voxels.g), voxels)
     )
     numerator, denominator = (sum_batch(voxels.sum(volume), batch) for volume in (density, weight))
-    return reduce_loss(divide(numerator + smooth_nr, denominator + smooth_dr), reduction, input.ndim - 2)
+    return reduce_loss(divide(numerator + smooth_nr, denominator + smooth_dr), reduction, voxels.s.ndim - 2)
 
 
 class GEOLoss(torch.nn.Module):
@@ -127,19 +163,25 @@ class GEOLoss(torch.nn.Module):
         return self.loss(input, target, mask=mask, spacing=spacing)
 
 
-def _bind(phi: Operator | None, voxels: Voxels, has_spacing: bool) -> Operator | None:
-    """φ with the spacing and validity that it has to respect."""
+def _bind(phi: Operator | Sequence[Operator] | None, voxels: Voxels, spacing: Sequence[float] | None) -> Any:
+    """φ with the spacing and validity that it has to respect; of several, a tuple."""
+    if isinstance(phi, Sequence):
+        return tuple(_bind(each, voxels, spacing) for each in phi)
     context: dict[str, Any] = {}
-    if has_spacing:
-        context["spacing"] = voxels.spacing
+    if spacing is not None:
+        context["spacing"] = spacing
     if voxels.valid is not None:
         context["valid"] = voxels.valid
     return partial(phi, **context) if phi is not None and context else phi
 
 
-def _volume(name: str, value: Tensor, voxels: Voxels) -> Tensor:
+def _volume(name: str, value: Any, voxels: Voxels) -> Tensor:
+    if isinstance(value, (int, float)):
+        return torch.full_like(voxels.s, value)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected it to return a tensor, got {type(value).__name__}")
+    if value.shape == (1, *voxels.s.shape):
+        return value[0]  # the stack of a φ with one component
     if value.shape != voxels.s.shape:
         raise ValueError(
             f"{name}: expected it to return shape {tuple(voxels.s.shape)}, got {tuple(value.shape)}"
