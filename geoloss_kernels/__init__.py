@@ -16,6 +16,7 @@ from typing import Any
 
 from geoloss_kernels import backends, distance, formulas, functional, phi, reference
 from geoloss_kernels.backends import build_info, use_backend
+from geoloss_kernels.explanation import explain
 from geoloss_kernels.losses import (
     BCELoss,
     BoundaryLoss,
@@ -28,8 +29,8 @@ from geoloss_kernels.losses import (
     DiceSOGLoss,
     FOGLoss,
     FormulaLoss,
-    GEOLoss,
     GeneralizedDiceLoss,
+    GEOLoss,
     HausdorffDTLoss,
     LogHausdorffDTLoss,
     SOGLoss,
@@ -60,6 +61,7 @@ __all__ = [
     "formulas",
     "phi",
     "norm",
+    "explain",
     "functional",
     "reference",
     "backends",

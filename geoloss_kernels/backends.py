@@ -151,6 +151,17 @@ def operators(input: Tensor) -> Operators:
     return _operators[backend]
 
 
+def operators_for_programs(input: Tensor) -> Operators:
+    """The operators for open formulas. RuntimeError where none of them computes such on the device."""
+    backend = choose(input)
+    if backend in ("cuda", "triton"):
+        raise RuntimeError(
+            f"backend: {backend!r} does not compute open formulas; 'cpu' does for tensors on the CPU, and "
+            "fused=False with plain PyTorch on every device"
+        )
+    return operators(input)
+
+
 def _load_triton() -> Operators:
     from geoloss_kernels.triton import operators as library
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -42,16 +42,13 @@ def evaluate(
     """
     call = LossCall.of(input, target, mask, spacing, options)
     traits = CallTraits(call.activation, call.channels, call.label_map, options.reduction)
-    geometry = Geometry(call.dimensions, call.spacing)
-    opened = formula.opened(call.dimensions)
-    fused, unfused = _split(opened.formula, input)
-    # A compiler takes the passes for constants of its graph, without a cache of ours.
-    plan = passes if torch.compiler.is_compiling() else _kept_passes
-    planned = plan(fused, traits, call.include_background, options.batch, geometry)
+    plan = _plan_compiled if torch.compiler.is_compiling() else _plan
+    details = (traits, call.include_background, options.batch, Geometry(call.dimensions, call.spacing))
+    planned, unfused, parameters = plan(formula, _in_reference(input), *details)
     given = _given_maps(distance_map, planned, call)
     total = None
     for each in planned:
-        loss = _evaluate_pass(each, options, call, given, current_weight, opened.parameters)
+        loss = _evaluate_pass(each, options, call, given, current_weight, parameters)
         total = loss if total is None else total + loss
     for factor, part in unfused:
         loss = factor * _evaluate_unfused(part, options, call)
@@ -61,6 +58,81 @@ def evaluate(
     if options.reduction == "none":
         return total.view(*total.shape, *[1] * call.dimensions)
     return total
+
+
+class _Plan(NamedTuple):
+    """What there is to compute: passes, open parts that plain PyTorch computes, and what open parts read."""
+
+    passes: Sequence[Pass]
+    unfused: Sequence[tuple[float, geo]]
+    parameters: Mapping[Any, Sequence[Tensor]]
+
+
+def planned_passes(
+    formula: Formula, options: Options, channels: int, dimensions: int, label_map: bool
+) -> Sequence[Pass]:
+    """The fused passes of a call with an input of so many channels and spatial axes."""
+    activation = "sigmoid" if options.sigmoid else "softmax" if options.softmax and channels > 1 else "none"
+    traits = CallTraits(activation, channels, label_map, options.reduction)
+    background = options.include_background or channels == 1
+    return _plan(formula, False, traits, background, options.batch, Geometry(dimensions, None)).passes
+
+
+def _in_reference(input: Tensor) -> bool:
+    return backends.choose(input) == "reference"
+
+
+def _plan(formula: Formula, in_reference: bool, *details: Any) -> _Plan:
+    if not formula.is_open:
+        return _Plan(_kept_passes(formula, *details), (), {})
+    return _plan_open(formula, in_reference, _kept_passes, *details)
+
+
+def _plan_open(formula: Formula, in_reference: bool, plan: Callable[..., Any], *details: Any) -> _Plan:
+    geometry: Geometry = details[-1]
+    opened = formula.opened(geometry.dimensions)
+    plain = [(factor, _unfused(part, in_reference)) for factor, part in opened.formula.parts]
+    fused = tuple(own for own, (_, part) in zip(opened.formula.parts, plain, strict=True) if part is None)
+    unfused = tuple((factor, part) for factor, part in plain if part is not None)
+    return _Plan(plan(kept_combination(fused), *details), unfused, opened.parameters)
+
+
+def _unfused(part: Part, in_reference: bool) -> geo | None:
+    if isinstance(part, TracedGeo):
+        return part.part if in_reference else None
+    return part if isinstance(part, geo) else None
+
+
+def _plan_compiled(formula: Formula, in_reference: bool, *details: Any) -> _Plan:
+    """A compiler takes the passes for constants of its graph, without a cache of ours."""
+    if not formula.is_open:
+        return _Plan(passes(formula, *details), (), {})
+    traits, include_background, batch, geometry = details
+    of_call = (traits.activation, traits.channels, traits.label_map, traits.reduction)
+    return _constant_plan(
+        formula, in_reference, include_background, batch, geometry.dimensions, geometry.spacing, *of_call
+    )
+
+
+@torch.compiler.assume_constant_result
+def _constant_plan(
+    formula: Formula,
+    in_reference: bool,
+    include_background: bool,
+    batch: bool,
+    dimensions: int,
+    spacing: tuple[float, ...] | None,
+    *traits: Any,
+) -> _Plan:
+    """The plan of a formula with open parts, whose functions a compiler does not look into."""
+    details = (CallTraits(*traits), include_background, batch, Geometry(dimensions, spacing))
+    planned = _plan_open(formula, in_reference, _kept_passes, *details)
+    if any(planned.parameters.values()):
+        raise ValueError(
+            "torch.compile: expected open formulas that read numbers alone, got one that reads a tensor, "
+            "whose value a compiled graph cannot take"
+        )
+    return planned
 
 
 _kept_passes = functools.lru_cache(maxsize=512)(passes)
@@ -75,7 +147,8 @@ def _evaluate_pass(
     parameters: Mapping[Any, Sequence[Tensor]],
 ) -> Tensor:
     input = call.logits if each.from_logits else call.input
-    operators = backends.operators(input)
+    is_open = any(term.density is not None for term in each.terms)
+    operators = backends.operators_for_programs(input) if is_open else backends.operators(input)
     maps = [map.of(call, given.get(map)) for map in each.maps]
     rows = each.class_weights
     if current_weight is not None and rows:
@@ -110,29 +183,14 @@ def _with_values(encoded: EncodedTerms, parameters: Mapping[Any, Sequence[Tensor
     return tuple(numbers)
 
 
-def _split(formula: Formula, input: Tensor) -> tuple[Formula, Sequence[tuple[float, geo]]]:
-    """The formula of the parts that the backend computes, and the open ones that plain PyTorch does."""
-    in_reference = backends.choose(input) == "reference"
-    unfused = [_unfused(part, in_reference) for _, part in formula.parts]
-    if not any(unfused):
-        return formula, ()
-    pairs = list(zip(formula.parts, unfused, strict=True))
-    fused = tuple(own for own, part in pairs if part is None)
-    return kept_combination(fused), [(own[0], part) for own, part in pairs if part is not None]
-
-
-def _unfused(part: Part, in_reference: bool) -> geo | None:
-    if isinstance(part, TracedGeo):
-        return part.part if in_reference else None
-    return part if isinstance(part, geo) else None
-
-
 def _evaluate_unfused(part: geo, options: Options, call: LossCall) -> Tensor:
     """An open part by the user's own functions, under autograd."""
     if options.ddp:
         raise ValueError("ddp: expected fused open formulas with it, got fused=False or the reference")
     spacing = part.spacing if call.spacing is None else call.spacing
-    pieces = {name: getattr(part, name) for name in ("theta", "psi", "phi", "gamma", "smooth_nr", "smooth_dr")}
+    pieces = {
+        name: getattr(part, name) for name in ("theta", "psi", "phi", "gamma", "smooth_nr", "smooth_dr")
+    }
     return geo_loss_of_call(call, spacing, reduction=options.reduction, batch=options.batch, **pieces)
 
 

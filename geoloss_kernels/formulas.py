@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from geoloss_kernels.distance.loss_maps import HausdorffDistances, SignedDistance
-from geoloss_kernels.open_terms import Density, OpenFunctions
+from geoloss_kernels.open_terms import Density, OpenFunctions, known_sums
 from geoloss_kernels.terms import NORMS, OPERATORS, Axes, Term, check_axis_order, spacing_as_tuple
 
 Weight = Sequence[float] | float | Tensor
@@ -78,8 +78,6 @@ class Formula:
 
     def opened(self, dimensions: int) -> OpenedFormula:
         """The formula with its open parts traced as they are now, for volumes with so many axes."""
-        if not any(isinstance(part, geo) for _, part in self.parts):
-            return OpenedFormula(self, {})
         parts, parameters = [], {}
         for factor, part in self.parts:
             traced = part.traced(dimensions) if isinstance(part, geo) else part
@@ -87,6 +85,11 @@ class Formula:
                 parameters[traced.part.functions] = traced.part.functions.parameters
             parts.append((factor, traced))
         return OpenedFormula(kept_combination(tuple(parts)), parameters)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether functions of the user's are among its parts."""
+        return any(isinstance(part, geo) for _, part in self.parts)
 
     def __add__(self, other: Any) -> Formula:
         return Combination((*self.parts, *other.parts)) if isinstance(other, Formula) else NotImplemented
@@ -198,6 +201,8 @@ def _written_number(number: float) -> str:
 
 
 def _written(value: Any) -> str:
+    if hasattr(value, "__qualname__"):
+        return str(value.__qualname__)
     return repr(value.tolist() if isinstance(value, Tensor) else value)
 
 
@@ -576,18 +581,51 @@ class TracedGeo(Part):
     weight: Density | None
 
     def fractions(self, call: CallTraits) -> Sequence[Fraction]:
-        spacing: Any = self.part.spacing
-        numerator = Term("program", spacing=spacing, density=self.density)
-        denominator = Term("count") if self.weight is None else Term("program", density=self.weight)
-        return (
-            Fraction(
-                {numerator: 1.0, CONSTANT: self.part.smooth_nr},
-                {denominator: 1.0, CONSTANT: self.part.smooth_dr},
-            ),
-        )
+        numerator, denominator = self._sums(self.density), self._sums(self.weight)
+        numerator[CONSTANT], denominator[CONSTANT] = self.part.smooth_nr, self.part.smooth_dr
+        return (Fraction(numerator, denominator),)
+
+    def _sums(self, density: Density | None) -> Weights:
+        """By terms that have kernels of their own where there are such."""
+        if density is None:
+            return {"count": 1.0}
+        known = known_sums(density.expression)
+        if known is not None:
+            return dict(known)
+        spacing: Any = self.part.spacing if density.stencils else None
+        return {Term("program", spacing=spacing, density=density): 1.0}
 
     def written(self) -> str:
         return self.part.written()
+
+
+@dataclass(frozen=True)
+class FocalTheta:
+    """Θ of `focal`."""
+
+    gamma: float
+    alpha: float | None
+    softmax: bool
+
+    def __call__(self, s: Any, g: Any) -> Any:
+        of_foreground = -g * (1 - s) ** self.gamma * torch.log(s)
+        if self.softmax:
+            return of_foreground if self.alpha is None else self.alpha * of_foreground
+        of_background = -(1 - g) * s**self.gamma * torch.log1p(-s)
+        if self.alpha is None:
+            return of_foreground + of_background
+        return self.alpha * of_foreground + (1 - self.alpha) * of_background
+
+
+def focal(gamma: float = 2.0, alpha: float | None = None, softmax: bool = False) -> geo:
+    """1/|Ω| Σ -(α g (1 - s)^γ log s + (1 - α) (1 - g) s^γ log(1 - s)): the focal loss (Lin et al. 2017).
+
+    Args:
+        gamma: γ.
+        alpha: α; None leaves both factors out.
+        softmax: the foreground's part alone, for the probabilities of a softmax.
+    """
+    return geo(FocalTheta(gamma, alpha, softmax))
 
 
 @functools.lru_cache(maxsize=512)

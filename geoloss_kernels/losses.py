@@ -245,7 +245,7 @@ class GeneralizedDiceLoss(
 class GEOLoss(NamedLoss, formula=formulas.geo, positional="theta psi phi gamma"):
     """(Σ_v Θ(s, g) Ψ(s, g, φ) + nr) / (Σ_v Γ(s, g) + dr): Eq. 1 with functions of your own, in one pass.
 
-        GEOLoss(lambda s, g: 1.0, lambda s, g, phi: gk.norm(phi(s) - phi(g)), gk.phi.sobel(), sigmoid=True)
+    GEOLoss(lambda s, g: 1.0, lambda s, g, phi: gk.norm(phi(s) - phi(g)), gk.phi.sobel(), sigmoid=True)
     """
 
 

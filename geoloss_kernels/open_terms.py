@@ -1,4 +1,4 @@
-"""Open formulas between the user's functions and the operators: traced at every call, compiled where they differ.
+"""Open formulas between the user's functions and the operators: traced at every call, compiled where new.
 
 A `Density` is what a term of kind "program" adds up. What a loss's functions do is told from their trace, so
 that a number that they read from a closure may change from call to call; a tensor with one element that they
@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from geoloss_kernels.distance.loss_maps import DistanceOf
+from geoloss_kernels.expressions import simplify
 from geoloss_kernels.expressions.encoding import (
     CompiledDensity,
     EncodedDensity,
@@ -48,6 +49,39 @@ class Density:
 
     def __str__(self) -> str:
         return str(self.expression)
+
+
+def known_sums(expression: Expression) -> dict[str, float] | None:
+    """The expression as a weighted sum of terms that have kernels of their own; None if it is none."""
+    if expression in _KNOWN:
+        return {_KNOWN[expression]: 1.0}
+    if expression.is_constant:
+        assert isinstance(expression.value, float)
+        return {"count": expression.value}
+    if expression.operation in ("add", "subtract"):
+        a, b = map(known_sums, expression.arguments)
+        sign = 1.0 if expression.operation == "add" else -1.0
+        return None if a is None or b is None else _combined(a, b, sign)
+    factor, rest = simplify.split(expression)
+    sums = None if factor == 1 else known_sums(rest)
+    return None if sums is None else {name: factor * weight for name, weight in sums.items()}
+
+
+def _combined(a: dict[str, float], b: dict[str, float], sign: float) -> dict[str, float]:
+    return {name: a.get(name, 0.0) + sign * b.get(name, 0.0) for name in {**a, **b}}
+
+
+_S, _G = simplify.PREDICTION, simplify.TARGET
+_ERROR = simplify.subtract(_S, _G)
+_KNOWN = {
+    _S: "prediction",
+    _G: "target",
+    simplify.multiply(_S, _G): "intersection",
+    simplify.square(_S): "prediction_squared",
+    simplify.square(_G): "target_squared",
+    simplify.absolute(_ERROR): "absolute_error",
+    simplify.square(_ERROR): "squared_error",
+}
 
 
 @dataclass

@@ -77,7 +77,6 @@ def _kinds() -> dict[str, TermKind]:
         **voxel,
         **first_order,
         **{name: {"density": density, "stencil": "second_order"} for name, density in second_order.items()},
-        "program": {"density": "an expression of its own"},
     }
     return {name: TermKind(number, **properties) for number, (name, properties) in enumerate(every.items())}
 
@@ -86,6 +85,9 @@ TERM_KINDS: dict[str, TermKind] = _kinds()
 """Every kind of term by its name, in the order of their numbers."""
 
 TERM_NAMES = tuple(TERM_KINDS)
+
+PROGRAM = TermKind(len(TERM_KINDS), "an expression")
+"""The kind of a term that brings what it adds up, an `open_terms.Density`."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,12 @@ class Term:
     density: Any = None
 
     def __post_init__(self) -> None:
-        if self.name not in TERM_KINDS:
+        if self.density is None and self.name not in TERM_KINDS:
             raise ValueError(f"terms: expected names of {TERM_NAMES}, got {self.name!r}")
 
     @property
     def kind(self) -> TermKind:
-        return TERM_KINDS[self.name]
+        return TERM_KINDS[self.name] if self.density is None else PROGRAM
 
     @property
     def maps(self) -> tuple[Any, ...]:

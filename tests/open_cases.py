@@ -17,7 +17,7 @@ from geoloss_kernels.expressions.encoding import compile_density, encode_density
 from geoloss_kernels.expressions.loss import trace_loss
 from geoloss_kernels.phi import Stencil
 from geoloss_kernels.reference.voxels import prepare
-from geoloss_kernels.terms import TERM_KINDS
+from geoloss_kernels.terms import PROGRAM
 from tests.random_losses import Function, random_loss
 
 
@@ -79,7 +79,7 @@ class OpenCase:
         encoded = encode_density(
             compile_density(traced.density), traced.stencils, self.dimensions, self.spacing
         )
-        kind = TERM_KINDS["program"].number
+        kind = PROGRAM.number
         header = [kind, len(encoded.integers), len(encoded.numbers)]
         return [*header, *encoded.integers], list(encoded.numbers)
 

@@ -57,7 +57,8 @@ void add_properties(TermList<Terms...>, TermKind kind, Integers& properties) {
 }
 
 Integers term_properties(int64_t kind) {
-  STD_TORCH_CHECK(kind >= 0 && kind < kTermKinds, "kind: expected 0 to ", kTermKinds - 1, ", got ", kind);
+  constexpr int64_t kNamed = static_cast<int64_t>(TermKind::kProgram);
+  STD_TORCH_CHECK(kind >= 0 && kind < kNamed, "kind: expected 0 to ", kNamed - 1, ", got ", kind);
   Integers properties{0, 0, 0, 1};  // of a stencil
   add_properties(terms::VoxelTerms{}, static_cast<TermKind>(kind), properties);
   return properties;

@@ -80,11 +80,12 @@ class Expression:
         return bool(self.reads) and all(field.kind in _OF_TARGET for field in self.reads)
 
     @property
-    def order(self) -> tuple[int, int]:
+    def order(self) -> tuple[int, int, int]:
         """Where it comes in a sum or a product: fields first, logarithms and constants last."""
+        first = min((field.kind * _MANY + field.number for field in self.reads), default=0)
         if isinstance(self.value, Field):
-            return (2 if self.reads_logarithm else 0), self.value.kind * _MANY + self.value.number
-        return (3 if self.is_constant else 1), self.fingerprint
+            return (2 if self.reads_logarithm else 0), first, 0
+        return (3 if self.is_constant else 1), first, self.fingerprint
 
     @property
     def reads_logarithm(self) -> bool:

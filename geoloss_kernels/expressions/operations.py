@@ -45,10 +45,10 @@ OPERATIONS = (
     Operation("absolute", 1, "|{0}|", "absolute({0})"),
     Operation("sign", 1, "sign({0})", "sign({0})"),
     Operation("square_root", 1, "√({0})", "tl.sqrt({0})"),
-    Operation("reciprocal_square_root", 1, "1 / √({0})", "1 / tl.sqrt({0})"),
+    Operation("reciprocal_square_root", 1, "1/√({0})", "1 / tl.sqrt({0})"),
     # √a and 1/√a, both 0 where a is 0: the Euclidean norm and its slope
     Operation("root", 1, "√({0})", "root({0})"),
-    Operation("inverse_root", 1, "1 / √({0})", "inverse_root({0})"),
+    Operation("inverse_root", 1, "1/√({0})", "inverse_root({0})"),
     Operation("exponential", 1, "exp({0})", "tl.exp({0})"),
     Operation("exponential_m1", 1, "expm1({0})", "exponential_m1({0})"),
     Operation("logarithm", 1, "log({0})", "tl.log({0})"),

@@ -61,11 +61,12 @@ def _at_least(each: Expression, binding: int) -> str:
 
 def _leaf(each: Expression) -> str:
     if isinstance(each.value, Field):
-        return _field(each.value)
+        return field_text(each.value)
     return f"p{each.value}" if each.operation == "parameter" else f"{each.value:.6g}"
 
 
-def _field(field: Field) -> str:
+def field_text(field: Field) -> str:
+    """A field as a person writes it."""
     k = str(field.number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
     return {
         FieldKind.PREDICTION: "s",

@@ -31,7 +31,7 @@ def _ordered(a: Expression, b: Expression) -> tuple[Expression, Expression]:
     return (a, b) if a.order <= b.order else (b, a)
 
 
-def _split(expression: Expression) -> tuple[float, Expression]:
+def split(expression: Expression) -> tuple[float, Expression]:
     """The constant factor of a product, and the rest."""
     if expression.is_constant:
         return _value(expression), ONE
@@ -59,7 +59,7 @@ def add(a: Expression, b: Expression) -> Expression:
         return constant(_value(a) + _value(b))
     if is_number(a, 0) or is_number(b, 0):
         return b if is_number(a, 0) else a
-    (a_factor, a_rest), (b_factor, b_rest) = _split(a), _split(b)
+    (a_factor, a_rest), (b_factor, b_rest) = split(a), split(b)
     if a_rest is b_rest:
         return _scaled(a_factor + b_factor, a_rest)
     if b_factor < 0 and not b.is_constant:
@@ -78,7 +78,7 @@ def subtract(a: Expression, b: Expression) -> Expression:
         return negate(b)
     if a is b:
         return ZERO
-    if not b.is_constant and _split(b)[0] < 0:
+    if not b.is_constant and split(b)[0] < 0:
         return add(a, negate(b))
     return _component_of_error(a, b) or node("subtract", a, b)
 
@@ -97,12 +97,12 @@ def _component_of_error(a: Expression, b: Expression) -> Expression | None:
 
 
 def negate(a: Expression) -> Expression:
-    factor, rest = _split(a)
+    factor, rest = split(a)
     return _scaled(-factor, rest)
 
 
 def multiply(a: Expression, b: Expression) -> Expression:
-    (a_factor, a_rest), (b_factor, b_rest) = _split(a), _split(b)
+    (a_factor, a_rest), (b_factor, b_rest) = split(a), split(b)
     if is_number(a_rest, 1) or is_number(b_rest, 1):
         rest = b_rest if is_number(a_rest, 1) else a_rest
     else:
@@ -115,7 +115,7 @@ def divide(a: Expression, b: Expression) -> Expression:
         return multiply(constant(1 / _value(b)), a)
     if a is b:
         return ONE
-    (a_factor, a_rest), (b_factor, b_rest) = _split(a), _split(b)
+    (a_factor, a_rest), (b_factor, b_rest) = split(a), split(b)
     if a_factor == 0 or b_factor == 0:
         return ZERO if a_factor == 0 else node("divide", a, b)
     return _scaled(a_factor / b_factor, node("divide", a_rest, b_rest))
