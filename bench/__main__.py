@@ -13,9 +13,9 @@ import torch
 
 import bench
 from bench import bars, cuda_bars, gate, machine, report
-from bench.cases import CUDA_LOSSES, LOSSES, MEMORY, make_cases
+from bench.cases import CUDA_LOSSES, LABEL_LOSSES, LOSSES, MEMORY, make_cases
 from bench.cuda import CudaRun
-from bench.inputs import format_shape, make_volumes, parse_shape
+from bench.inputs import Shape, format_shape, make_volumes, parse_shape
 from bench.memory import keep_freed_memory
 from bench.settings import DEFAULTS, Setting
 from bench.timing import FEWEST_CALLS, Measurement, Plan, Run, measure
@@ -147,7 +147,7 @@ def _settings(options: argparse.Namespace) -> list[Setting]:
     """What to measure. Raises ValueError for a device, shape, loss or dtype that is not there."""
     if options.device == "cuda" and not machine.has_gpu():
         raise ValueError("--device: expected cpu, since torch sees no GPU, got 'cuda'")
-    known = LOSSES if options.device == "cpu" else CUDA_LOSSES
+    known = (*(LOSSES if options.device == "cpu" else CUDA_LOSSES), *LABEL_LOSSES)
     for loss in options.losses or ():
         if loss not in known:
             raise ValueError(f"--losses: expected any of {', '.join(known)}, got {loss!r}")
@@ -164,10 +164,15 @@ def _settings(options: argparse.Namespace) -> list[Setting]:
         ]
         return [setting for setting in chosen if setting.losses]
     return [
-        Setting(parse_shape(shape), DTYPES[dtype], losses, graphs=options.device == "cuda")
-        for shape in shapes
+        Setting(shape, DTYPES[dtype], _losses_for(shape, losses), graphs=options.device == "cuda")
+        for shape in map(parse_shape, shapes)
         for dtype in options.dtypes or ["float32"]
     ]
+
+
+def _losses_for(shape: Shape, losses: Sequence[str]) -> list[str]:
+    """Those of label maps are for volumes of several channels, and the others for those of one."""
+    return [loss for loss in losses if (loss in LABEL_LOSSES) == (shape[1] > 1)]
 
 
 def _measure(setting: Setting, options: argparse.Namespace) -> list[Measurement]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,8 @@ UINT8_TARGET = "dice_fog_uint8"
 FUSED_LOSSES = ("fog", "dice_fog", "dice", "sog", "boundary", "hausdorff")
 TRANSFORMS = ("edt_sparse", "edt_dense")
 LOSSES = (*FUSED_LOSSES, *TRANSFORMS)
+LABEL_LOSSES = ("dice_labels", "ce_labels", "dice_ce_labels", "dice_ce_fog_labels")
+"""Of label maps under a softmax, for volumes of several channels."""
 CUDA_LOSSES = (*LOSSES, UINT8_TARGET)
 
 
@@ -59,6 +61,7 @@ class Case:
         from_logits: the input is logits, else probabilities.
         reference: the definition of right, for the correctness gate; None for what is no loss.
         target_dtype: of the target, if it is not the input's.
+        of_labels: the target is the label map.
         missing: implementations that cannot be measured here.
     """
 
@@ -69,12 +72,19 @@ class Case:
     reference: Loss | None = None
     target_dtype: torch.dtype | None = None
     missing: Sequence[Missing] = ()
+    of_labels: bool = False
 
     def input_of(self, volumes: Volumes) -> Tensor:
         return volumes.logits if self.from_logits else volumes.probabilities
 
     def target_of(self, volumes: Volumes) -> Tensor:
+        if self.of_labels:
+            return volumes.labels
         return volumes.target if self.target_dtype is None else volumes.target.to(self.target_dtype)
+
+    def exact_target_of(self, volumes: Volumes) -> Tensor:
+        """For the reference."""
+        return volumes.labels if self.of_labels else volumes.target.double()
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,17 @@ class _Maker:
             *others,
         ]
         return _case(name, title, from_logits, entries, reference, target_dtype)
+
+    def labels(self, name: str, title: str, formula: Formula, plain: Loss, *others: Entry) -> Case:
+        """A loss of a label map under a softmax; plain PyTorch in float64 is what it is held to."""
+        ours = gk.FormulaLoss(formula, softmax=True, to_onehot_y=True)
+        entries = [
+            *self._by_backend(lambda backend: of_loss(backend.title, self._forced(backend, ours))),
+            of_loss(PLAIN, self._rival(plain)),
+            compiled(PLAIN_COMPILED, self._rival(plain)),
+            *others,
+        ]
+        return replace(_case(name, title, True, entries, plain), of_labels=True)
 
     def distance(self, name: str, title: str, ours: Loss, reference: Loss, monai: Entry, scipy: Loss) -> Case:
         """A loss with a distance transform, for which every rival leaves PyTorch: none can be compiled.
@@ -260,7 +281,36 @@ def make_cases(device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[
             "edt_sparse", "distance to the nearest lesion", distance_transforms.outside_of_lesions
         ),
         make.transform("edt_dense", "distances within noise", distance_transforms.noise),
+        *_cases_of_labels(make),
     ]
     if device == "cuda":
         cases.append(dice_fog(UINT8_TARGET, "Dice + FOG from logits, uint8 target", target_dtype=torch.uint8))
     return cases
+
+
+def _cases_of_labels(make: _Maker) -> list[Case]:
+    dice, cross_entropy = formulas.dice(), formulas.cross_entropy()
+    monai_options = {"softmax": True, "to_onehot_y": True}
+    return [
+        make.labels(
+            "dice_labels",
+            "Dice of labels",
+            dice,
+            plain_losses.dice_loss_of_labels,
+            make.monai("DiceLoss", **monai_options),
+        ),
+        make.labels("ce_labels", "cross-entropy of labels", cross_entropy, plain_losses.cross_entropy_loss),
+        make.labels(
+            "dice_ce_labels",
+            "Dice + cross-entropy of labels",
+            dice + cross_entropy,
+            plain_losses.dice_ce_loss,
+            make.monai("DiceCELoss", **monai_options),
+        ),
+        make.labels(
+            "dice_ce_fog_labels",
+            "Dice + cross-entropy + FOG of labels",
+            dice + cross_entropy + formulas.fog(),
+            plain_losses.dice_ce_fog_loss,
+        ),
+    ]

@@ -83,7 +83,7 @@ def disagreements(cases: Sequence[Case], volumes: Volumes) -> list[str]:
             continue
         volume = case.input_of(volumes)
         target, tolerance = case.target_of(volumes), TOLERANCE[volume.dtype]
-        expected = _loss_and_gradient(case.reference, volume.double(), volumes.target.double())
+        expected = _loss_and_gradient(case.reference, volume.double(), case.exact_target_of(volumes))
         for provider in case.providers:
             if provider.loss is None:
                 continue

@@ -17,14 +17,20 @@ NOISE = 1.0
 
 @dataclass(frozen=True)
 class Volumes:
-    """Logits, their sigmoid, and the binary target in the same dtype, each [N, C, D, H, W]."""
+    """Logits, their sigmoid, and the binary target in the same dtype, each [N, C, D, H, W]; and labels.
+
+    Attributes:
+        labels: int64 [N, 1, D, H, W], the last channel whose target is 1, or 0.
+    """
 
     logits: Tensor
     probabilities: Tensor
     target: Tensor
+    labels: Tensor
 
     def to(self, device: str) -> Volumes:
-        return Volumes(self.logits.to(device), self.probabilities.to(device), self.target.to(device))
+        tensors = (self.logits, self.probabilities, self.target, self.labels)
+        return Volumes(*(tensor.to(device) for tensor in tensors))
 
 
 def parse_shape(text: str) -> Shape:
@@ -52,7 +58,9 @@ def make_volumes(shape: Shape, dtype: torch.dtype = torch.float32, seed: int = 0
     noise = NOISE * torch.randn(shape, generator=generator)
     logits = CONFIDENCE * (2 * target - 1) + 2 * noise
     logits = torch.where(logits.abs() < 0.01, 0.01, logits).to(dtype)
-    return Volumes(logits, logits.sigmoid(), target.to(dtype))
+    classes = torch.arange(shape[1]).view(1, -1, 1, 1, 1)
+    labels = (target.long() * classes).amax(1, keepdim=True)
+    return Volumes(logits, logits.sigmoid(), target.to(dtype), labels)
 
 
 def _balls(spatial: Shape, generator: torch.Generator) -> Tensor:

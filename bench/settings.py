@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.cases import LOSSES, TRANSFORMS, UINT8_TARGET
+from bench.cases import LABEL_LOSSES, LOSSES, TRANSFORMS, UINT8_TARGET
 from bench.inputs import Shape
 
 
@@ -31,6 +31,9 @@ TRAINING = (4, 1, 128, 128, 128)
 CPU_SETTINGS = tuple(
     Setting(shape, torch.float32, LOSSES)
     for shape in ((2, 1, 128, 128, 128), (4, 1, 96, 96, 96), (4, 1, 64, 64, 64))
+) + tuple(
+    Setting(shape, torch.float32, LABEL_LOSSES)
+    for shape in ((1, 2, 96, 96, 96), (1, 4, 96, 96, 96), (1, 14, 96, 96, 96))
 )
 # What the bars ask for comes first. torch.compile takes most of the time, anew for each shape.
 CUDA_SETTINGS = (

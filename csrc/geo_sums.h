@@ -106,7 +106,7 @@ struct GeoSumsParams {
   const void*
       grad_sums;  // backward only: [N, C - first_channel, K], contiguous, fp64 for fp64 input, else fp32
 
-  bool masked() const { return mask.data || has_ignore_index; }
+  constexpr bool masked() const { return mask.data || has_ignore_index; }
 };
 
 }  // namespace geoloss

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import host_cuda.operators
@@ -15,10 +15,14 @@ import pytest
 import torch
 from host_cuda import build, planted_bugs
 from host_cuda.planted_bugs import BUGS
-from numerics import Case, compute_with, sample_cases
+from numerics import Case, assert_backend_matches_reference, compute_with, sample_cases
+from torch import Tensor
+
+import geoloss_kernels as gk
 
 DICE = ("intersection", "prediction", "target")
 FOG = ("first_order_forward_l2", "count")
+CROSS_ENTROPY = ("cross_entropy_foreground", "cross_entropy_background")
 EVERY_STENCIL = ("first_order_central_l1", "second_order_two_sided", "squared_error")
 TRAINING = [
     Case((2, 1, 17, 20, 64), (*DICE, *FOG), dtype, "sigmoid", target_dtype=target)
@@ -34,6 +38,9 @@ CASES = [
     Case((1, 2, 40, 35), (*DICE, *FOG), torch.float32, layout="sliced"),
     Case((1, 3, 5, 9, 33), EVERY_STENCIL, torch.float32, "softmax", mask="channels"),
     Case((1, 1, 5, 9, 33), EVERY_STENCIL, torch.float64, "sigmoid", mask="shared"),
+    Case((2, 1, 17, 20, 64), (*DICE, *CROSS_ENTROPY, *FOG), torch.float32, "sigmoid"),
+    Case((1, 3, 17, 20, 31), (*DICE, CROSS_ENTROPY[0]), torch.float32, "softmax", target="labels"),
+    Case((1, 3, 5, 9, 33), CROSS_ENTROPY, torch.float32, "softmax", mask="shared"),
     *sample_cases(30, seed=3),
 ]
 SCHEDULES = [("reverse", 0), ("random", 1), ("random", 2)]
@@ -67,6 +74,42 @@ def test_every_thread_of_a_launch_runs(forward_again):
     assert after["threads"] - before["threads"] == 2 * 8 * 128 + 128
     assert after["barriers"] > before["barriers"]
     assert after["exchanges"] > before["exchanges"]
+
+
+@pytest.mark.parametrize("fog", [(), FOG[:1]], ids=["", "fog"])
+@pytest.mark.parametrize("channels", [2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_dice_and_cross_entropy_under_a_softmax(forward_again, dtype, channels, fog):
+    """Up to 4 channels have a marching kernel of their own."""
+    terms = (*DICE, CROSS_ENTROPY[0], *fog)
+    shape = (2, channels, 17, 9, 33)
+    case = Case(shape, terms, dtype, "softmax", target="labels", target_dtype=torch.uint8)
+    assert_backend_matches_reference("cuda on host", case)
+
+
+def launches_of(call: Callable[[], object]) -> int:
+    before = host_cuda.operators.module().statistics()["launches"]
+    call()
+    return host_cuda.operators.module().statistics()["launches"] - before
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        gk.DiceLoss(softmax=True, to_onehot_y=True),
+        gk.DiceCELoss(softmax=True, to_onehot_y=True) + 0.5 * gk.FOGLoss(softmax=True, to_onehot_y=True),
+        gk.DiceLoss(softmax=True, to_onehot_y=True, batch=True, weight=[1.0, 2.0, 3.0]),
+    ],
+    ids=str,
+)
+def test_a_loss_takes_two_launches_each_way(forward_again, loss):
+    """The pass, and one block for its second stage and the ratio; the ratio's slopes, and the pass."""
+    logits = torch.rand(2, 3, 6, 7, 8, requires_grad=True)
+    target = torch.randint(0, 3, (2, 1, 6, 7, 8))
+    with gk.use_backend("cuda on host"):
+        results: list[Tensor] = []
+        assert launches_of(lambda: results.append(loss(logits, target))) == 2
+        assert launches_of(results[0].backward) == 2
 
 
 @pytest.mark.parametrize("flags", [(), ("-DCUDA_ON_HOST_UCONTEXT",)], ids=["assembler", "ucontext"])

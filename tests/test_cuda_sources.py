@@ -65,7 +65,7 @@ BUDGET = {
     r"geo_sums_march_\w+_kernel<.*AnyElement.*, [234]>": 255,  # of a softmax: one block has a processor
     r"geo_sums_tile_\w+_kernel<float>": 128,
     r"geo_sums_tile_\w+_kernel<double>": 168,
-    r"geo_sums_reduce_kernel": 64,
+    r"geo_(sums_reduce|loss_reduce|ratio)_kernel": 64,
     r"distance_(rows|columns)_kernel": 64,
 }
 

@@ -9,10 +9,7 @@ import pytest
 from bench import sass
 
 NAME = "void geoloss::cuda::geo_sums_march_{}_kernel<geoloss::cuda::MarchTraits<{}> >(LaunchParams)"
-FOG = (
-    "geoloss::BFloat16, unsigned char, "
-    "geoloss::stencil::FirstOrder<geoloss::stencil::ForwardDifference, geoloss::stencil::L2>, 14u, 1"
-)
+FOG = "geoloss::BFloat16, unsigned char, geoloss::stencil::FirstOrderForwardL2, 14u, 1"
 BODY = (
     "MOV R1, c[0x0][0x28]",
     "IADD3 R5, R5, 0x1, RZ",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx90a", "gfx942")
-REGISTERS = {"voxel-wise": 64, "stencil": 128, "softmax": 255}
+REGISTERS = {"voxel-wise": 64, "voxel-wise softmax": 96, "stencil": 128, "stencil softmax": 255}
 """The most that a thread of the kernels over voxels may take."""
 WIDE = {"sm": ("LDG.E.128", "STG.E.128"), "gf": ("_load_dwordx4", "_store_dwordx4")}
 
@@ -37,9 +37,8 @@ def kernels(target: str, tmp_path_factory: pytest.TempPathFactory) -> list[Kerne
 
 
 def kind(kernel: Kernel) -> str:
-    if not any(name in kernel["loss"] for name in ("fog", "sog")):
-        return "voxel-wise"
-    return "softmax" if kernel.get("activation") == "softmax" else "stencil"
+    reach = "stencil" if any(name in kernel["loss"] for name in ("fog", "sog")) else "voxel-wise"
+    return f"{reach} softmax" if kernel.get("activation") == "softmax" else reach
 
 
 def wide(kernel: Kernel, target: str, operation: int) -> int:
@@ -59,11 +58,26 @@ def test_registers(kernels):
     assert not [kernel for kernel in over_voxels if kernel["registers"] > REGISTERS[kind(kernel)]]
 
 
+def test_a_loss_is_three_launches_and_its_gradient_two(kernels):
+    of_dice = [
+        kernel["kernel"] for kernel in kernels if (kernel["loss"], kernel["dtype"]) == ("dice", "bfloat16")
+    ]
+    forward = ["geo_sums_fwd_kernel", "add_partial_kernel", "geo_ratio_fwd_kernel"]
+    assert of_dice == [*forward, "geo_ratio_bwd_kernel", "geo_sums_bwd_kernel"]
+
+
 def test_distance_transforms_are_compiled(kernels):
     """Three passes each in both arithmetics."""
     passes = [kernel for kernel in kernels if kernel["loss"] == "distances"]
     assert [kernel["dtype"] for kernel in passes] == ["float32"] * 3 + ["float64"] * 3
     assert not [kernel for kernel in passes if kernel["registers"] > REGISTERS["stencil"]]
+
+
+def test_ratios_are_compiled(kernels):
+    """Five of them forward and backward, their numbers in few registers for any pooling."""
+    ratios = [kernel for kernel in kernels if kernel["loss"] == "ratios"]
+    assert [kernel["dtype"] for kernel in ratios] == ["float32"] * 10 + ["float64"] * 10
+    assert not [kernel for kernel in ratios if kernel["registers"] > REGISTERS["stencil"]]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

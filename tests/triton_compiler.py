@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from geoloss_kernels import formulas
-from geoloss_kernels.formulas import Formula
-from geoloss_kernels.triton import distance_transform, geo_ratio, geo_sums, launch
-from geoloss_kernels.triton.arguments import Arguments
+from geoloss_kernels.call import ACTIVATIONS
+from geoloss_kernels.formulas import CallTraits, Formula
+from geoloss_kernels.passes import Geometry, Pass, passes
+from geoloss_kernels.triton import distance_transform, geo_ratio, launch, operators
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -39,13 +41,24 @@ TARGETS = {
 LOSSES: dict[str, Formula] = {
     "dice": formulas.dice(),
     "bce": formulas.bce(),
+    "dice + cross-entropy": formulas.dice() + formulas.cross_entropy(label_smoothing=0.1),
     "fog": formulas.fog(),
     "fog central": formulas.fog(operator="central"),
     "dice + fog": formulas.dice() + formulas.fog(),
     "dice + sog": formulas.dice() + formulas.sog(),
     "sog two-sided": formulas.sog(two_sided=True),
     "dice + boundary": formulas.dice() + formulas.boundary(),
+    "fog along two axes": formulas.fog(axes=0, spacing=(3.0, 1.0, 1.0)) + formulas.fog("l1", axes=(1, 2)),
 }
+RATIOS = (
+    ([0, 0, -1, -1, 0, 0, 0, -1], 0),
+    ([1, 2, 1, -1], 0),
+    ([2, 0, 0, 1], 0),
+    ([0, 0, 0, -1, 1, 2, 1, -1, 2, 0, 0, 1], 1),
+    ([2, 1, -1, 0, 1, 0, -1, -1], 2),
+)
+"""Fractions and reductions as geo_ratio takes them."""
+SIGNED = 2
 NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -79,40 +92,58 @@ def compiled_kernels(target: GPUTarget) -> list[tuple[str, Any]]:
     return kernels
 
 
+def planned(loss: str, activation: str, channels: int) -> Pass:
+    traits = CallTraits(activation, channels, label_map=channels > 1, reduction="mean")
+    (each,) = passes(LOSSES[loss], traits, True, False, Geometry(dimensions=3, spacing=None))
+    return each
+
+
 def arguments(
     loss: str, dtype: torch.dtype, activation: str = "sigmoid", width: int = 128, masked: bool = False
-) -> Arguments:
-    """Of two volumes 128 x 128 x ``width``; with a softmax, of four channels and a label map."""
+) -> tuple[Any, ...]:
+    """Of geo_loss, for two volumes 128 x 128 x ``width``; with a softmax, four channels and a label map."""
     channels = 4 if activation == "softmax" else 1
-    shape = (2, channels, 128, 128, width)
-    target = torch.zeros((2, 1, 128, 128, width), dtype=torch.uint8) if channels > 1 else torch.zeros(shape)
-    return Arguments(
-        input=torch.zeros(shape, dtype=dtype),
-        target=target if channels > 1 else target.to(dtype),
-        mask=torch.ones((2, 1, 128, 128, width), dtype=torch.bool) if masked else None,
-        map=torch.zeros(shape, dtype=dtype),
-        terms=LOSSES[loss].terms,
-        activation=activation,
-        spacing=(1.0, 1.0, 1.0),
-        axes=(0, 1, 2),
-        ignore_index=None,
-        include_background=True,
+    each = planned(loss, activation, channels)
+    shape, shared = (2, channels, 128, 128, width), (2, 1, 128, 128, width)
+    return (
+        torch.zeros(shape, dtype=dtype),
+        torch.zeros(shared, dtype=torch.uint8 if channels > 1 else dtype),
+        torch.ones(shared, dtype=torch.bool) if masked else None,
+        None,
+        [torch.zeros(shape, dtype=dtype) for _ in each.maps],
+        each.encoded.terms,
+        each.encoded.parameters,
+        ACTIVATIONS.index(activation),
+        None,
+        True,
+        each.fractions,
+        each.weights,
+        each.reduction,
     )
 
 
 def launch_everything(loss: str, **options: Any) -> None:
     """Every kernel of the loss, forward and backward."""
     given = arguments(loss, **options)
-    weights = LOSSES[loss].numerator, LOSSES[loss].denominator
-    value, sums = geo_sums.geo_loss(given, *weights)
-    geo_sums.geo_sums_backward(geo_ratio.geo_ratio_backward(value, sums, *weights), given)
+    value, sums = operators.geo_loss(*given)
+    operators.geo_loss_backward(value, sums, *given)
 
 
 def launch_distance_transform(dtype: torch.dtype) -> None:
     """Every pass, in the arithmetic ``dtype``: float32 for cubic voxels, float64 for others."""
     mask = torch.zeros(2, 1, 128, 128, 128, dtype=torch.bool)
     spacing = [1.0, 1.0, 1.0] if dtype == torch.float32 else [1.0, 2.0, 3.0]
-    distance_transform.distance_transform_with_indices(mask, spacing, "signed", 0.0, torch.float32)
+    distance_transform.distance_transform_with_indices(mask, spacing, SIGNED, 0.0, torch.float32)
+
+
+def launch_ratios(dtype: torch.dtype) -> None:
+    """Each pooling and reduction, with class weights, forward and backward."""
+    sums, class_weights = torch.zeros((2, 3, 2), dtype=dtype), torch.ones((2, 3), dtype=dtype)
+    row = [1.0, 0.5, 1e-5]
+    for fractions, reduction in RATIOS:
+        options = (class_weights, fractions, row * (len(fractions) // 2), reduction)
+        ratio = geo_ratio.geo_ratio(sums, *options)
+        geo_ratio.geo_ratio_backward(ratio, sums, *options)
 
 
 def report(kernel: Any) -> dict[str, Any]:
@@ -146,6 +177,7 @@ def cases(target: str) -> Iterator[dict[str, Any]]:
     """Everything for one GPU, the most used for the others."""
     yield {"loss": "dice", "dtype": torch.bfloat16}
     yield {"loss": "dice + fog", "dtype": torch.float32, "activation": "softmax"}
+    yield {"loss": "dice + cross-entropy", "dtype": torch.float32, "activation": "softmax"}
     for loss in LOSSES if target == "sm_90" else ("dice", "fog", "dice + fog"):
         yield {"loss": loss, "dtype": torch.float32}
     if target == "sm_90":
@@ -153,22 +185,24 @@ def cases(target: str) -> Iterator[dict[str, Any]]:
         yield {"loss": "dice + fog", "dtype": torch.float32, "masked": True}
         yield {"loss": "dice + fog", "dtype": torch.float64}
         yield {"loss": "dice", "dtype": torch.float32, "width": 129}
+        yield {"loss": "bce", "dtype": torch.float32, "activation": "softmax"}
 
 
 def main(target: str) -> None:
     kernels = compiled_kernels(TARGETS[target])
-    for dtype in (torch.float32, torch.float64):
+
+    def compile_and_print(case: dict[str, Any], launch_all: Callable[[], None]) -> None:
         kernels.clear()
-        launch_distance_transform(dtype)
-        for name, kernel in kernels:
-            described = {"loss": "distances", "dtype": str(dtype).removeprefix("torch."), "kernel": name}
-            print(json.dumps({**described, **report(kernel)}))
-    for case in cases(target):
-        kernels.clear()
-        launch_everything(**case)
+        launch_all()
         for name, kernel in kernels:
             described = {**case, "dtype": str(case["dtype"]).removeprefix("torch."), "kernel": name}
             print(json.dumps({**described, **report(kernel)}))
+
+    for dtype in (torch.float32, torch.float64):
+        compile_and_print({"loss": "distances", "dtype": dtype}, partial(launch_distance_transform, dtype))
+        compile_and_print({"loss": "ratios", "dtype": dtype}, partial(launch_ratios, dtype))
+    for case in cases(target):
+        compile_and_print(case, partial(launch_everything, **case))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ CASES_OF = {
     "test_volumes_of_several_tiles": 0,  # for this, test_stencils_across_tiles_and_blocks
     "test_squares_beyond_24_bits": 0,  # a minute for a row that test_distances_beyond_16_bits has, shorter
     "test_random_masks": 1,
+    "test_sums": 30,  # and the next: that arguments are checked, in milliseconds
+    "test_ratio": 20,
+    "test_gradient_of_the_sums": 4,
+    "test_gradient_of_the_loss": 4,
+    "test_ratios_of_more_groups_than_a_program_has_lanes": 3,
     "test_number_of_threads": 0,
     "test_for_any_number_of_threads": 0,
     "test_from_run_to_run": 0,

@@ -4,7 +4,7 @@
 #include <initializer_list>
 
 #include "launch_march.cuh"
-#include "reduce.cuh"
+#include "ratio.cuh"
 #include "tile.cuh"
 
 namespace geoloss::cuda {
@@ -23,19 +23,21 @@ constexpr int gradient_reach(stencil::SecondOrder<kTwoSided, kSigned>) {
 }
 
 template <class... Terms>
-int largest_gradient_reach(TermList<Terms...>, uint32_t stencil_terms) {
-  int reach = 0, bit = kVoxelTerms;
-  for (const int of_term : {gradient_reach(Terms{})...}) {
-    if (stencil_terms >> bit++ & 1) reach = larger(reach, of_term);
-  }
+int gradient_reach_of(TermKind kind, TermList<Terms...>) {
+  int reach = 0;
+  ((reach = Terms::kKind == kind ? gradient_reach(Terms{}) : reach), ...);
   return reach;
 }
 
 }  // namespace detail
 
 inline int tile_reach(const TermSelection& terms, bool backward) {
-  if (!backward) return terms.stencil_terms() ? 1 : 0;
-  return detail::largest_gradient_reach(stencil::StencilTerms{}, terms.stencil_terms());
+  if (!backward) return terms.stencils > 0 ? 1 : 0;
+  int reach = 0;
+  for (int i = 0; i < terms.requests; ++i) {
+    reach = larger(reach, detail::gradient_reach_of(terms.request[i].kind, stencil::StencilTerms{}));
+  }
+  return reach;
 }
 
 template <class T>
@@ -55,11 +57,15 @@ Tiling tile_tiling(const GeoSumsParams& p) {
 template <class T>
 LaunchParams launch_params(const GeoSumsParams& p, bool backward) {
   LaunchParams params{};
+  params.tensors = p;
   params.terms = select_terms(p);
   params.marches = std::is_same_v<T, float> && march_applies(p, params.terms, backward);
-  params.tensors = params.marches ? march_along_z(p) : p;
-  params.tiling =
-      params.marches ? march_tiling(params.tensors, params.terms, backward) : tile_tiling<T>(params.tensors);
+  if (params.marches) {
+    march_along_z(params);
+    params.tiling = march_tiling(params.tensors, params.terms, backward);
+  } else {
+    params.tiling = tile_tiling<T>(p);
+  }
   return params;
 }
 
@@ -67,7 +73,7 @@ LaunchParams launch_params(const GeoSumsParams& p, bool backward) {
 template <class T>
 size_t workspace_bytes(const LaunchParams& params) {
   const GeoSumsParams& p = params.tensors;
-  return static_cast<size_t>(p.N * (p.C - p.first_channel) * slot_count(params.terms) *
+  return static_cast<size_t>(p.N * (p.C - p.first_channel) * params.terms.slots() *
                              params.tiling.tiles_per_volume()) *
          sizeof(T);
 }
@@ -98,19 +104,47 @@ cudaError_t launch_pass(const LaunchParams& params, bool backward, cudaStream_t 
   }
 }
 
-// sums: [N, C', K]; loss: [N, C'], or null, then the ratio is not looked at
+// The tiles' sums into the workspace, where there is one to be taken.
 template <class T>
-cudaError_t launch_forward(LaunchParams params, const Ratio& ratio, void* workspace, T* sums, T* loss,
-                           cudaStream_t stream) {
-  const GeoSumsParams& p = params.tensors;
+cudaError_t launch_partial_sums(LaunchParams& params, void* workspace, cudaStream_t stream) {
   params.partial_sums = workspace;
-  if (params.terms.wanted) {
-    const cudaError_t error = launch_pass<T>(params, false, stream);
-    if (error != cudaSuccess) return error;
-  }
-  const auto rows = static_cast<unsigned>(p.N * (p.C - p.first_channel));
-  GEOLOSS_LAUNCH(geo_sums_reduce_kernel<T>, rows, kReduceThreads, 0, stream, params, ratio, sums, loss);
+  return params.terms.slots() > 0 ? launch_pass<T>(params, false, stream) : cudaSuccess;
+}
+
+template <class T>
+cudaError_t launch_reduce(const PartialSums<T>& partial, T* sums, cudaStream_t stream) {
+  constexpr int kWarps = kReduceThreads / kWarpSize;
+  const auto blocks = static_cast<unsigned>(ceil_divide(partial.rows * partial.columns, kWarps));
+  GEOLOSS_LAUNCH(geo_sums_reduce_kernel<T>, blocks, kReduceThreads, 0, stream, partial, sums);
   return cudaGetLastError();
+}
+
+// sums: [N, C', K]
+template <class T>
+cudaError_t launch_forward(LaunchParams params, void* workspace, T* sums, cudaStream_t stream) {
+  const cudaError_t error = launch_partial_sums<T>(params, workspace, stream);
+  return error == cudaSuccess ? launch_reduce(partial_sums<T>(params), sums, stream) : error;
+}
+
+constexpr int64_t kMostInOneBlock = 64 * kRatioThreads;  // tiles' sums
+
+// The forward pass and the ratio. sums: [N, C', K]; loss: see launch_ratio
+template <class T>
+cudaError_t launch_loss(LaunchParams params, const RatioArguments& arguments, void* workspace, T* sums,
+                        T* loss, cudaStream_t stream) {
+  cudaError_t error = launch_partial_sums<T>(params, workspace, stream);
+  if (error != cudaSuccess) return error;
+  const PartialSums<T> partial = partial_sums<T>(params);
+  const int64_t N = params.tensors.N, C = partial.rows / N, K = partial.columns;
+  if (partial.count() > kMostInOneBlock) {
+    error = launch_reduce(partial, sums, stream);
+    return error == cudaSuccess ? launch_ratio<T>(arguments, sums, N, C, K, loss, stream) : error;
+  }
+  return with_ratio(arguments, N, C, K, [&]<int kCapacity>(const Ratio<kCapacity>& ratio) {
+    GEOLOSS_LAUNCH((geo_loss_reduce_kernel<T, kCapacity>), 1, kRatioThreads, 0, stream, partial, ratio, sums,
+                   loss);
+    return cudaGetLastError();
+  });
 }
 
 template <class T>
@@ -122,10 +156,12 @@ cudaError_t launch_backward(const LaunchParams& params, cudaStream_t stream) {
 extern template cudaError_t launch_march<float>(const LaunchParams&, bool, cudaStream_t);
 extern template cudaError_t launch_march<Half>(const LaunchParams&, bool, cudaStream_t);
 extern template cudaError_t launch_march<BFloat16>(const LaunchParams&, bool, cudaStream_t);
-extern template cudaError_t launch_forward<float>(LaunchParams, const Ratio&, void*, float*, float*,
-                                                  cudaStream_t);
-extern template cudaError_t launch_forward<double>(LaunchParams, const Ratio&, void*, double*, double*,
-                                                   cudaStream_t);
+extern template cudaError_t launch_forward<float>(LaunchParams, void*, float*, cudaStream_t);
+extern template cudaError_t launch_forward<double>(LaunchParams, void*, double*, cudaStream_t);
+extern template cudaError_t launch_loss<float>(LaunchParams, const RatioArguments&, void*, float*, float*,
+                                               cudaStream_t);
+extern template cudaError_t launch_loss<double>(LaunchParams, const RatioArguments&, void*, double*, double*,
+                                                cudaStream_t);
 extern template cudaError_t launch_backward<float>(const LaunchParams&, cudaStream_t);
 extern template cudaError_t launch_backward<double>(const LaunchParams&, cudaStream_t);
 

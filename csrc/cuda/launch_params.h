@@ -28,15 +28,7 @@ struct LaunchParams {
   bool marches;        // the marching kernel takes it
   void* partial_sums;  // forward: [N·C', slots, tiles per volume], of arithmetic type
 };
-
-constexpr int kMaxFractions = 8;
-
-// The numbers of geo_ratio, by value: no copy to the device, and safe in a CUDA graph.
-struct Ratio {
-  int64_t fractions;
-  double numerator[kMaxFractions * (kMaxTerms + 1)];    // [fractions, K + 1]
-  double denominator[kMaxFractions * (kMaxTerms + 1)];  // [fractions, K + 1]
-};
+static_assert(sizeof(LaunchParams) <= 4096, "of parameters every driver takes so many bytes");
 
 // The tile of a block.
 struct TileIndex {
@@ -60,22 +52,6 @@ GEOLOSS_INLINE TileIndex tile_of_block(const LaunchParams& params, int64_t block
   tile.y_end = smaller(tile.y_begin + t.height, params.tensors.H);
   tile.z_end = smaller(tile.z_begin + t.planes, params.tensors.D);
   return tile;
-}
-
-// 1/h along x, y, z; 0 where FOG does not differentiate.
-template <class T>
-GEOLOSS_INLINE stencil::PerAxis<T> first_order_scale(const GeoSumsParams& p) {
-  return {static_cast<T>(p.axis_chosen[2] ? p.inverse_spacing[2] : 0),
-          static_cast<T>(p.axis_chosen[1] ? p.inverse_spacing[1] : 0),
-          static_cast<T>(p.axis_chosen[0] ? p.inverse_spacing[0] : 0)};
-}
-
-// 1/h² along x, y, z.
-template <class T>
-GEOLOSS_INLINE stencil::PerAxis<T> second_order_scale(const GeoSumsParams& p) {
-  return {static_cast<T>(p.inverse_spacing[2] * p.inverse_spacing[2]),
-          static_cast<T>(p.inverse_spacing[1] * p.inverse_spacing[1]),
-          static_cast<T>(p.inverse_spacing[0] * p.inverse_spacing[0])};
 }
 
 }  // namespace geoloss::cuda

@@ -1,6 +1,6 @@
 // geo_sums at the speed of memory: without a mask or a map, with rows that lie dense in memory;
-// probabilities, a sigmoid, or a softmax over 2 to 4 channels of a label map; voxel-wise terms, and FOG with
-// forward differences.
+// probabilities, a sigmoid, or a softmax over 2 to 4 channels of a label map; plain terms, but for log(1 - s)
+// under a softmax, and one FOG with forward differences.
 //
 // A block takes a tile of rows and vectors and marches through a chunk of planes. A thread owns one vector of
 // four voxels per plane, of one channel or of all that a softmax ties: it holds its plane in registers,
@@ -32,8 +32,11 @@ using stencil::PerAxis;
 struct NoStencil {};
 struct AnyElement {};
 
+// Beside kPlainTerms plain terms, the stencil's.
+constexpr int kStencilSum = kPlainTerms, kMarchSlots = kPlainTerms + 1;
+
 // Target is the target's element where every vector is aligned, or AnyElement, known at run time, where it
-// may not be. kTerms: exactly the voxel-wise terms that are wanted, or kAnyTerms to look them up at run time.
+// may not be. kTerms: exactly the plain terms that are wanted, or kAnyTerms to look them up at run time.
 // kChannels: of a softmax, or 1.
 template <class Input_, class Target_, class Stencil_, uint32_t kTerms_, int kChannels_ = 1>
 struct MarchTraits {
@@ -52,12 +55,16 @@ struct MarchTraits {
   static constexpr int before(bool backward) { return backward ? kAfter : 0; }
 
   // Of an exact set of terms nothing is left to ask at run time.
-  GEOLOSS_DEVICE static int slot(const TermSelection& terms, int term) {
-    constexpr uint32_t kStencil = kHasStencil ? kMarchStencil : 0;
-    return slot_of(kTerms == kAnyTerms ? terms.wanted : kTerms | kStencil, term);
+  GEOLOSS_DEVICE static uint32_t plain(const TermSelection& terms) {
+    return kTerms == kAnyTerms ? terms.plain : kTerms;
   }
-  GEOLOSS_DEVICE static bool wanted(const TermSelection& terms, int term) {
-    return kTerms == kAnyTerms ? terms.wanted >> term & 1 : kTerms >> term & 1;
+  GEOLOSS_DEVICE static bool wanted(const TermSelection& terms, int term) { return plain(terms) >> term & 1; }
+  GEOLOSS_DEVICE static bool reads_logarithms(const TermSelection& terms) {
+    return plain(terms) & kLogarithmTerms;
+  }
+  // The stencil comes last.
+  GEOLOSS_DEVICE static int slot(const TermSelection& terms, int term) {
+    return plain_slot(plain(terms), term);
   }
 };
 
@@ -66,10 +73,10 @@ struct alignas(16) Quad {
   float lane[kVector];
 };
 
-// Four voxels. Under a softmax, `target` holds their labels.
+// Four voxels. Under a softmax, `target` holds their labels, and `logit` the logarithms of the predictions.
 template <int kChannels>
 struct Vector {
-  float prediction[kChannels][kVector], target[kVector], logit[kVector];
+  float prediction[kChannels][kVector], target[kVector], logit[kChannels][kVector];
 
   GEOLOSS_DEVICE float target_of(int channel, int i) const {
     return kChannels == 1 ? target[i] : target[i] == static_cast<float>(channel) ? 1.0f : 0.0f;
@@ -81,7 +88,7 @@ struct Vector {
     return {error(channel, 0), error(channel, 1), error(channel, 2), error(channel, 3)};
   }
   GEOLOSS_DEVICE Voxel<float> voxel(int channel, int i) const {
-    return {prediction[channel][i], target_of(channel, i), 1.0f, logit[i], 0.0f};
+    return {prediction[channel][i], target_of(channel, i), 1.0f};
   }
 };
 
@@ -253,29 +260,34 @@ struct MarchColumn {
   GEOLOSS_DEVICE void activate(Voxels& v) const {
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
-      v.logit[i] = v.prediction[0][i];
       if constexpr (Traits::kSoftmax) {
         softmax(v, i);
       } else {
+        v.logit[0][i] = v.prediction[0][i];
         if (p.activation == Activation::kSigmoid) v.prediction[0][i] = sigmoid(v.prediction[0][i]);
         if (p.label_map) v.target[i] = v.target[i] == static_cast<float>(c) ? 1.0f : 0.0f;
       }
     }
   }
 
-  GEOLOSS_DEVICE static void softmax(Voxels& v, int i) {
+  GEOLOSS_DEVICE void softmax(Voxels& v, int i) const {
     float largest = v.prediction[0][i], total = 0;
 #pragma unroll
     for (int channel = 1; channel < kChannels; ++channel)
       largest = maximum(largest, v.prediction[channel][i]);
 #pragma unroll
     for (int channel = 0; channel < kChannels; ++channel) {
-      v.prediction[channel][i] = exponential(v.prediction[channel][i] - largest);
+      v.logit[channel][i] = v.prediction[channel][i] - largest;
+      v.prediction[channel][i] = exponential(v.logit[channel][i]);
       total += v.prediction[channel][i];
     }
     const float inverse = reciprocal(total);
+    const float of_total = Traits::reads_logarithms(params.terms) ? logarithm(total) : 0.0f;
 #pragma unroll
-    for (int channel = 0; channel < kChannels; ++channel) v.prediction[channel][i] *= inverse;
+    for (int channel = 0; channel < kChannels; ++channel) {
+      v.prediction[channel][i] *= inverse;
+      v.logit[channel][i] -= of_total;
+    }
   }
 };
 
@@ -293,7 +305,7 @@ struct MarchDifferences {
                                   const Exchange<Traits::kChannels>& exchange, int z, int channel,
                                   const Vector<Traits::kChannels>& of_z,
                                   const Vector<Traits::kChannels>& of_next)
-      : scale(first_order_scale<float>(column.p)),
+      : scale(column.params.terms.request[0].scale32),
         here(of_z.errors(channel)),
         above(of_next.errors(channel)) {
     below = exchange.vector(z, channel, column.below());
@@ -324,7 +336,21 @@ GEOLOSS_DEVICE void put_errors(const Column& column, const Exchange<kChannels>& 
 }
 
 template <class Traits>
-using MarchSums = float[Traits::kChannels][kTermCount];
+using MarchSums = float[Traits::kChannels][kMarchSlots];
+
+// With the logarithms, where a term starts from one.
+template <class Traits>
+GEOLOSS_DEVICE Voxel<float> voxel_of(const MarchColumn<Traits, false>& column,
+                                     const Vector<Traits::kChannels>& v, int channel, int i) {
+  Voxel<float> voxel = v.voxel(channel, i);
+  if (!Traits::reads_logarithms(column.params.terms)) return voxel;
+  if constexpr (Traits::kSoftmax) {
+    voxel.log_prediction_ = v.logit[channel][i];
+  } else {
+    voxel.set_logarithms(column.p.activation, v.logit[0][i]);
+  }
+  return voxel;
+}
 
 template <class Traits>
 GEOLOSS_DEVICE void add_values(const MarchColumn<Traits, false>& column, const Vector<Traits::kChannels>& v,
@@ -332,8 +358,8 @@ GEOLOSS_DEVICE void add_values(const MarchColumn<Traits, false>& column, const V
   column.for_each_element([&](int i) GEOLOSS_LAMBDA_INLINE {
 #pragma unroll
     for (int channel = 0; channel < Traits::kChannels; ++channel) {
-      const Voxel<float> voxel = v.voxel(channel, i);
-      for_each_voxel_term([&]<class Term>(Term, auto number) GEOLOSS_LAMBDA_INLINE {
+      const Voxel<float> voxel = voxel_of(column, v, channel, i);
+      for_each_plain_term([&]<class Term>(Term, auto number) GEOLOSS_LAMBDA_INLINE {
         if (Traits::wanted(column.params.terms, number)) sums[channel][number] += Term::value(voxel);
       });
     }
@@ -369,13 +395,22 @@ GEOLOSS_DEVICE void march_all_values(MarchColumn<Traits, false>& column, unsigne
     for (int channel = 0; channel < Traits::kChannels; ++channel) {
       const MarchDifferences<Traits, false> differences(column, error, z, channel, here, next);
       if (!column.inside) continue;
-      column.for_each_element([&](int i) GEOLOSS_LAMBDA_INLINE {
-        sums[channel][number_of_stencil<typename Traits::Stencil>()] += differences.value(i);
-      });
+      column.for_each_element(
+          [&](int i) GEOLOSS_LAMBDA_INLINE { sums[channel][kStencilSum] += differences.value(i); });
     }
     put_errors(column, error, z + 1, next);
     __syncthreads();
     here = next;
+  }
+}
+
+template <class Traits>
+GEOLOSS_DEVICE void put_sums(const TermSelection& terms, const float (&sums)[kMarchSlots], float* of_slots) {
+  for_each_plain_term([&](auto, auto number) GEOLOSS_LAMBDA_INLINE {
+    if (Traits::wanted(terms, number)) put_warp_sums(Traits::slot(terms, number), sums[number], of_slots);
+  });
+  if constexpr (Traits::kHasStencil) {
+    put_warp_sums(Traits::slot(terms, kStencilSum), sums[kStencilSum], of_slots);
   }
 }
 
@@ -394,7 +429,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerProcessor)
 #pragma unroll
   for (int channel = 0; channel < Traits::kChannels; ++channel) {
     if (!column.summed(channel)) continue;
-    write_partial_sums(params, column.tile, column.n, column.c + channel, sums[channel], of_slots);
+    put_sums<Traits>(params.terms, sums[channel], of_slots);
+    write_partial_sums(params, column.tile, column.n, column.c + channel, of_slots);
   }
 }
 
@@ -406,7 +442,7 @@ struct MarchGradient {
 
   const MarchColumn<Traits, true>& column;
   VectorColumn to;       // of the plane that is written next
-  const float* weights;  // shared: ∂L/∂S of each channel's wanted terms, [channels, kTermCount]
+  const float* weights;  // shared: ∂L/∂S of each channel, [channels, kMarchSlots]
 
   GEOLOSS_DEVICE MarchGradient(const MarchColumn<Traits, true>& column, unsigned char* shared)
       : column(column),
@@ -415,7 +451,7 @@ struct MarchGradient {
 #pragma unroll
     for (int channel = 0; channel < kChannels; ++channel) {
       read_slope_weights(column.params, column.n, column.c + channel,
-                         const_cast<float*>(weights) + channel * kTermCount);
+                         const_cast<float*>(weights) + channel * kMarchSlots);
     }
     __syncthreads();
   }
@@ -440,45 +476,41 @@ struct MarchGradient {
   }
 
  private:
-  struct Slopes {
-    float prediction = 0, logit = 0;
-  };
-
   GEOLOSS_DEVICE float weight(int channel, int term) const {
-    return weights[channel * kTermCount + Traits::slot(column.params.terms, term)];
+    return weights[channel * kMarchSlots + Traits::slot(column.params.terms, term)];
   }
 
-  GEOLOSS_DEVICE Slopes slopes(int channel, const Voxel<float>& voxel, float of_stencil) const {
-    Slopes slopes;
+  GEOLOSS_DEVICE Slopes<float> slopes(int channel, const Voxel<float>& voxel, float of_stencil) const {
+    Slopes<float> slopes;
     if (!column.summed(channel)) return slopes;
-    if constexpr (Traits::kHasStencil) {
-      slopes.prediction = weight(channel, number_of_stencil<typename Traits::Stencil>()) * of_stencil;
-    }
-    for_each_voxel_term([&]<class Term>(Term, auto number) GEOLOSS_LAMBDA_INLINE {
-      if constexpr (Term::kDependsOnPrediction) {
-        if (!Traits::wanted(column.params.terms, number)) return;
-        float& slope = Term::kFromLogit ? slopes.logit : slopes.prediction;
-        slope += weight(channel, number) * Term::slope(voxel);
-      }
+    if constexpr (Traits::kHasStencil) slopes.prediction = weight(channel, kStencilSum) * of_stencil;
+    for_each_plain_term([&]<class Term>(Term, auto number) GEOLOSS_LAMBDA_INLINE {
+      if (!Traits::wanted(column.params.terms, number)) return;
+      slopes.template add<Term>(weight(channel, number), voxel);
     });
     return slopes;
   }
 
   GEOLOSS_DEVICE void gradient_at(const Vector<kChannels>& v, int i, const Quad (&of_stencil)[kChannels],
                                   float (&gradient)[kChannels][kVector]) const {
-    float mean = 0;
+    const bool logarithms = Traits::reads_logarithms(column.params.terms);
+    float total = 0;
 #pragma unroll
     for (int channel = 0; channel < kChannels; ++channel) {
       const float s = v.prediction[channel][i];
-      const Slopes slope = slopes(channel, v.voxel(channel, i), of_stencil[channel].lane[i]);
-      const bool sigmoid = column.p.activation == Activation::kSigmoid;
-      gradient[channel][i] = sigmoid ? slope.prediction * (s * (1 - s)) + slope.logit : slope.prediction;
-      mean += s * slope.prediction;
+      const Slopes<float> slope = slopes(channel, v.voxel(channel, i), of_stencil[channel].lane[i]);
+      if constexpr (Traits::kSoftmax) {
+        const float of_prediction = s * slope.prediction;
+        gradient[channel][i] = logarithms ? of_prediction + slope.log_prediction : of_prediction;
+        total += gradient[channel][i];
+      } else {
+        gradient[channel][i] = slope.of_input(column.p.activation, s, logarithms);
+      }
     }
     if constexpr (Traits::kSoftmax) {
 #pragma unroll
       for (int channel = 0; channel < kChannels; ++channel) {
-        gradient[channel][i] = v.prediction[channel][i] * (gradient[channel][i] - mean);
+        gradient[channel][i] -= v.prediction[channel][i] * total;
       }
     }
   }

@@ -20,30 +20,33 @@ constexpr int march_threads(bool has_stencil, bool lean, int64_t channels) {
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-using MarchStencil = stencil::FirstOrder<stencil::ForwardDifference, stencil::L2>;
-constexpr uint32_t kMarchStencil = 1u << number_of_stencil<MarchStencil>();
+using MarchStencil = stencil::FirstOrderForwardL2;
 
 inline bool has_dense_rows(const TensorView& view, int64_t W) { return view.stride_x == 1 || W == 1; }
+
+// One FOG with the march's stencil, or none, and no map.
+inline bool marches_for(const TermSelection& terms) {
+  return terms.requests == 0 || (terms.requests == 1 && terms.request[0].kind == MarchStencil::kKind);
+}
 
 inline bool march_applies(const GeoSumsParams& p, const TermSelection& terms, bool backward) {
   const bool floats = p.input.dtype == DType::kFloat32 || p.input.dtype == DType::kFloat16 ||
                       p.input.dtype == DType::kBFloat16;
   const bool dense = has_dense_rows(p.input, p.W) && has_dense_rows(p.target, p.W) &&
                      (!backward || has_dense_rows(p.grad_input, p.W));
-  const bool activation =
-      p.activation != Activation::kSoftmax || (p.label_map && p.C > 1 && p.C <= kMostMarchChannels);
-  return floats && dense && activation && !is_masked(p) && !p.map.data &&
-         (terms.stencil_terms() | kMarchStencil) == kMarchStencil;
+  const bool activation = p.activation != Activation::kSoftmax ||
+                          (p.label_map && p.C <= kMostMarchChannels && !(terms.plain & kComplementTerms));
+  return floats && dense && activation && !p.masked() && marches_for(terms);
 }
 
 // A 2-D image as a volume of H planes of one row, so that the march goes along y.
-inline GeoSumsParams march_along_z(GeoSumsParams p) {
-  if (p.D > 1) return p;
+inline void march_along_z(LaunchParams& params) {
+  GeoSumsParams& p = params.tensors;
+  if (p.D > 1) return;
   std::swap(p.D, p.H);
-  std::swap(p.inverse_spacing[0], p.inverse_spacing[1]);
-  std::swap(p.axis_chosen[0], p.axis_chosen[1]);
+  stencil::PerAxis<float>& scale = params.terms.request[0].scale32;
+  std::swap(scale.z, scale.y);
   for (TensorView* view : {&p.input, &p.target, &p.grad_input}) std::swap(view->stride_z, view->stride_y);
-  return p;
 }
 
 namespace detail {
@@ -86,8 +89,8 @@ inline std::pair<Cut, Cut> cut_plane(int64_t vectors, int64_t rows, int64_t halo
 // Whether there is an instance of the kernel for just these terms and the target's dtype, and every vector is
 // aligned.
 inline bool is_lean(const GeoSumsParams& p, const TermSelection& terms, const Tiling& t, bool backward) {
-  const bool exact =
-      !terms.stencil_terms() || terms.voxel_terms() == kNoTerms || terms.voxel_terms() == kDiceTerms;
+  const bool exact = terms.stencils == 0 || terms.plain == kNoTerms || terms.plain == kDiceTerms ||
+                     terms.plain == kSigmoidTraining;
   const bool common = p.target.dtype == p.input.dtype || p.target.dtype == DType::kFloat32 ||
                       p.target.dtype == DType::kUInt8 || p.target.dtype == DType::kBool;
   return exact && common && t.channels == 1 && t.input_aligned && t.target_aligned &&
@@ -102,7 +105,7 @@ inline Tiling march_tiling(const GeoSumsParams& p, const TermSelection& terms, b
   t.target_aligned = has_aligned_vectors(p.target, p.W);
   t.gradient_aligned = backward && has_aligned_vectors(p.grad_input, p.W);
   t.lean = is_lean(p, terms, t, backward);
-  const bool has_stencil = terms.stencil_terms() != 0;
+  const bool has_stencil = terms.stencils > 0;
   const int64_t halo = has_stencil ? (backward ? 2 : 1) : 0;
   const int64_t threads = march_threads(has_stencil, t.lean, t.channels);
   const auto [x, y] = detail::cut_plane(ceil_divide(p.W, kVector), p.H, halo, threads);

@@ -3,8 +3,9 @@
 
 namespace geoloss::cuda {
 
-template cudaError_t launch_forward<double>(LaunchParams, const Ratio&, void*, double*, double*,
-                                            cudaStream_t);
+template cudaError_t launch_forward<double>(LaunchParams, void*, double*, cudaStream_t);
+template cudaError_t launch_loss<double>(LaunchParams, const RatioArguments&, void*, double*, double*,
+                                         cudaStream_t);
 template cudaError_t launch_backward<double>(const LaunchParams&, cudaStream_t);
 
 }  // namespace geoloss::cuda

@@ -5,7 +5,8 @@ The checks and their messages are those of csrc/checks.h.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +14,14 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from geoloss_kernels.triton.numbers import exactly, real_of
-from geoloss_kernels.triton.plan import TERMS, Plan, backward_plan, forward_plan
+from geoloss_kernels.tensor_checks import DTYPES
+from geoloss_kernels.triton.columns import Columns, check, columns_of
+from geoloss_kernels.triton.numbers import real_of
+from geoloss_kernels.triton.plan import Plan, backward_plan, forward_plan
 from geoloss_kernels.triton.voxels import View
 
-MAX_TERMS = 16
+MAX_MAPS = 4
 ACTIVATIONS = ("none", "sigmoid", "softmax")
-
-
-def check(condition: bool, message: str) -> None:
-    if not condition:
-        raise RuntimeError(message)
 
 
 def view_of(tensor: Tensor) -> View:
@@ -40,26 +38,24 @@ class Arguments:
     input: Tensor
     target: Tensor
     mask: Tensor | None
-    map: Tensor | None
-    terms: Sequence[str]
-    activation: str
-    spacing: Sequence[float]
-    axes: Sequence[int]
+    maps: Sequence[Tensor]
+    terms: Sequence[int]
+    parameters: Sequence[float]
+    activation_number: int
     ignore_index: int | None
     include_background: bool
 
     def __post_init__(self) -> None:
         self._check_tensors()
         check(
-            self.activation in ACTIVATIONS,
-            f"activation: expected 'none', 'sigmoid' or 'softmax', got '{self.activation}'",
+            0 <= self.activation_number < len(ACTIVATIONS),
+            f"activation: expected 0 (none), 1 (sigmoid) or 2 (softmax), got {self.activation_number}",
         )
         check(
             self.summed > 0,
             "include_background: without it, input needs two channels or more",
         )
-        self._check_geometry()
-        self._check_terms()
+        _ = self.columns  # checks the terms
 
     @property
     def N(self) -> int:
@@ -76,6 +72,19 @@ class Arguments:
         return (1, *spatial) if len(spatial) == 2 else spatial
 
     @property
+    def activation(self) -> str:
+        return ACTIVATIONS[self.activation_number]
+
+    @functools.cached_property
+    def columns(self) -> Columns:
+        return columns_of(tuple(self.terms), tuple(self.parameters), len(self.maps))
+
+    @property
+    def K(self) -> int:
+        """How many columns the sums have."""
+        return len(self.columns.each)
+
+    @property
     def first_channel(self) -> int:
         return 0 if self.include_background else 1
 
@@ -89,37 +98,39 @@ class Arguments:
         """Of the arithmetic and the sums."""
         return torch.float64 if self.input.dtype == torch.float64 else torch.float32
 
+    @functools.cached_property
     def views(self) -> tuple[View | None, ...]:
-        """Of input, target, mask and map."""
-        tensors = (self.input, self.target, self.mask, self.map if self._reads_map() else None)
+        """Of input, target and mask."""
+        tensors = (self.input, self.target, self.mask)
         return tuple(None if tensor is None else view_of(tensor) for tensor in tensors)
 
+    @functools.cached_property
+    def map_views(self) -> tuple[View | None, ...]:
+        """Of the maps that a column reads."""
+        read = self.columns.maps
+        return tuple(view_of(map) if number in read else None for number, map in enumerate(self.maps))
+
     def forward_plan(self) -> Plan:
-        return forward_plan(tuple(self.terms), **self._options(self.views()))
+        return forward_plan(self.columns.each, **self._options((*self.views, *self.map_views)))
 
     def backward_plan(self, grad_input: View) -> Plan:
-        return backward_plan(tuple(self.terms), **self._options((*self.views(), grad_input)))
+        views = (*self.views, *self.map_views, grad_input)
+        return backward_plan(self.columns.each, **self._options(views))
 
     def kernel_arguments(self) -> tuple[Any, ...]:
-        inverse = [1 / size for size in self.spacing]
-        inverse = [1.0] * (3 - len(inverse)) + inverse
-        squared = [number * number for number in inverse]
-        return (*self.views(), self.ignore_index, exactly(inverse), exactly(squared))
+        return (*self.views, self.map_views, self.ignore_index, self.columns.scales)
 
     def sizes(self) -> tuple[int, ...]:
         return (self.C, *self.volume, self.first_channel)
 
     def _options(self, views: Sequence[View | None]) -> dict[str, Any]:
-        dimensions = self.input.ndim - 2
-        chosen = [3 - dimensions + axis for axis in self.axes]
         return {
             "activation": self.activation,
             "real": real_of(self.input.dtype),
             "index": self._index_of(views),
             "labels": self.C > 1 and self.target.shape[1] == 1,
             "masked": self.mask is not None or self.ignore_index is not None,
-            "axes": tuple(axis in chosen for axis in range(3)),
-            "dimensions": (dimensions == 3, True, True),
+            "dimensions": (self.input.ndim == 5, True, True),
         }
 
     def _index_of(self, views: Sequence[View | None]) -> Any:
@@ -130,17 +141,12 @@ class Arguments:
         )
         return tl.int32 if reach < 2**31 else tl.int64
 
-    def _reads_map(self) -> bool:
-        return any(name.startswith("map_") for name in self.terms)
-
     def _check_tensors(self) -> None:
         shape = list(self.input.shape)
         check(self.input.ndim in (4, 5), f"input: expected [N, C, H, W] or [N, C, D, H, W], got {shape}")
         check(self.input.is_floating_point(), "input: expected a floating dtype")
-        for name in ("target", "mask", "map"):
-            tensor = getattr(self, name)
-            if tensor is None:
-                continue
+        check(len(self.maps) <= MAX_MAPS, f"maps: expected at most {MAX_MAPS}, got {len(self.maps)}")
+        for name, tensor in self._companions():
             fits = tensor.device == self.input.device and list(tensor.shape) in (
                 shape,
                 [shape[0], 1, *shape[2:]],
@@ -150,28 +156,17 @@ class Arguments:
                 f"{name}: expected input's device and shape {shape} (or one channel), "
                 f"got shape {list(tensor.shape)}",
             )
+            check(tensor.dtype in DTYPES, f"{name}: expected a floating, integer or bool dtype")
 
-    def _check_geometry(self) -> None:
-        dimensions = self.input.ndim - 2
-        count = len(self.spacing)
-        check(count == dimensions, f"spacing: expected {dimensions} numbers, got {count}")
-        for size in self.spacing:
-            check(size > 0, f"spacing: expected positive numbers, got {size:g}")
-        for axis in self.axes:
-            check(0 <= axis < dimensions, f"axes: expected 0 to {dimensions - 1}, got {axis}")
-
-    def _check_terms(self) -> None:
-        count = len(self.terms)
-        check(0 < count <= MAX_TERMS, f"terms: expected 1 to {MAX_TERMS} names, got {count}")
-        for name in self.terms:
-            check(name in TERMS, f"terms: expected names out of {', '.join(TERMS)}, got '{name}'")
-            needs_map = name.startswith("map_")
-            check(not needs_map or self.map is not None, f"map: the term '{name}' needs one, got none")
+    def _companions(self) -> Iterator[tuple[str, Tensor]]:
+        yield "target", self.target
+        if self.mask is not None:
+            yield "mask", self.mask
+        for map in self.maps:
+            yield "maps", map
 
     def check_grad_sums(self, grad_sums: Tensor) -> None:
-        fits = (
-            list(grad_sums.shape) == [self.N, self.summed, len(self.terms)] and grad_sums.dtype == self.dtype
-        )
+        fits = list(grad_sums.shape) == [self.N, self.summed, self.K] and grad_sums.dtype == self.dtype
         check(
             fits,
             f"grad_sums: expected the shape and dtype of the sums, got shape {list(grad_sums.shape)}",

@@ -24,8 +24,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from geoloss_kernels.tensor_checks import DTYPES
 from geoloss_kernels.triton import launch
-from geoloss_kernels.triton.arguments import check
+from geoloss_kernels.triton.columns import check
 from geoloss_kernels.triton.numbers import Parts, exactly, number, real_of
 
 SIDES = ("foreground", "both", "signed")
@@ -174,7 +175,7 @@ class Transform(NamedTuple):
 
     mask: Tensor
     spacing: Sequence[float]
-    side: str
+    side: int
     without_boundary: float
     dtype: torch.dtype
 
@@ -186,13 +187,17 @@ class Transform(NamedTuple):
         )
         check(self.dtype in (torch.float32, torch.float64), "dtype: expected float32 or float64")
         check(len(self.spacing) == spatial, f"spacing: expected {spatial} numbers, got {len(self.spacing)}")
-        for size in self.spacing:
-            check(size > 0, f"spacing: expected positive numbers, got {size}")
-        check(self.side in SIDES, f"side: expected 'foreground', 'both' or 'signed', got '{self.side}'")
         plane = self.mask.shape[-2] * self.mask.shape[-1]
         check(
             plane < 2**31,
             f"mask: expected planes of less than 2^31 voxels, got {list(self.mask.shape)}",
+        )
+        check(self.mask.dtype in DTYPES, "mask: expected a floating, integer or bool dtype")
+        for size in self.spacing:
+            check(size > 0, f"spacing: expected positive numbers, got {size:g}")
+        check(
+            0 <= self.side < len(SIDES),
+            f"side: expected 0 (foreground), 1 (both) or 2 (signed), got {self.side}",
         )
         return self
 
@@ -257,7 +262,7 @@ def _run_pass(transform: Transform, axis: int, source: Field, out: Field) -> Non
         shape[-2] * shape[-1],
         exactly([transform.spacing[0] if transform.is_cubic else 1.0])[0],
         _finite_or_infinite(transform.without_boundary),
-        SIDE=transform.side,
+        SIDE=SIDES[transform.side],
         FIRST=axis == len(shape) - 1,
         LAST=axis == 0,
         REAL=real_of(transform.real),
@@ -268,7 +273,7 @@ def _run_pass(transform: Transform, axis: int, source: Field, out: Field) -> Non
 
 
 def distance_transform(
-    mask: Tensor, spacing: Sequence[float], side: str, without_boundary: float, dtype: torch.dtype
+    mask: Tensor, spacing: Sequence[float], side: int, without_boundary: float, dtype: torch.dtype
 ) -> Tensor:
     transform = Transform(mask.detach(), spacing, side, without_boundary, dtype).check()
     distance = mask.new_empty(mask.shape, dtype=dtype)
@@ -277,7 +282,7 @@ def distance_transform(
 
 
 def distance_transform_with_indices(
-    mask: Tensor, spacing: Sequence[float], side: str, without_boundary: float, dtype: torch.dtype
+    mask: Tensor, spacing: Sequence[float], side: int, without_boundary: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     transform = Transform(mask.detach(), spacing, side, without_boundary, dtype).check()
     distance = mask.new_empty(mask.shape, dtype=dtype)

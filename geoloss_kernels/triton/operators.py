@@ -5,7 +5,7 @@ They work on CUDA and ROCm tensors, and with TRITON_INTERPRET=1 on CPU tensors, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.library import Library
@@ -19,12 +19,17 @@ from geoloss_kernels.triton.launch import INTERPRETED
 NAMESPACE = "geoloss_triton"
 DISPATCH_KEY = "CPU" if INTERPRETED else "CUDA"
 
-SUMS_ARGUMENTS = (
-    "Tensor input, Tensor target, Tensor? mask, Tensor? map, str[] terms, str activation, "
-    "float[] spacing, int[] axes, int? ignore_index, bool include_background"
+SUMS_OPTIONS = (
+    "Tensor[] maps, int[] terms, float[] parameters, int activation, int? ignore_index, "
+    "bool include_background"
 )
-RATIO_ARGUMENTS = "float[] numerator, float[] denominator"
-DISTANCE_ARGUMENTS = "Tensor mask, float[] spacing, str side, float without_boundary, ScalarType dtype"
+SUMS_ARGUMENTS = f"Tensor input, Tensor target, Tensor? mask, {SUMS_OPTIONS}"
+RATIO_OPTIONS = "int[] fractions, float[] weights, int reduction"
+RATIO_ARGUMENTS = f"Tensor sums, Tensor? channel_weights, {RATIO_OPTIONS}"
+LOSS_ARGUMENTS = (
+    f"Tensor input, Tensor target, Tensor? mask, Tensor? channel_weights, {SUMS_OPTIONS}, {RATIO_OPTIONS}"
+)
+DISTANCE_ARGUMENTS = "Tensor mask, float[] spacing, int side, float without_boundary, ScalarType dtype"
 
 
 def geo_sums(*arguments: Any) -> Tensor:
@@ -35,28 +40,40 @@ def geo_sums_backward(grad_sums: Tensor, *arguments: Any) -> Tensor:
     return sums.geo_sums_backward(grad_sums, Arguments(*arguments))
 
 
+class LossArguments(NamedTuple):
+    """Those of geo_sums, and those of geo_ratio beside the sums."""
+
+    of_sums: Arguments
+    of_ratio: tuple[Any, ...]
+
+
+def split(
+    input: Tensor, target: Tensor, mask: Tensor | None, channel_weights: Tensor | None, *options: Any
+) -> LossArguments:
+    """The arguments of geo_loss."""
+    return LossArguments(Arguments(input, target, mask, *options[:-3]), (channel_weights, *options[-3:]))
+
+
 def geo_loss(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *shared, numerator, denominator = arguments
-    return sums.geo_loss(Arguments(*shared), numerator, denominator)
+    """The loss, and the sums [N, C', K]: three launches."""
+    given = split(*arguments)
+    sums_ = sums.geo_sums(given.of_sums)
+    return ratio.geo_ratio(sums_, *given.of_ratio), sums_
 
 
 def geo_loss_backward(grad_loss: Tensor, sums_: Tensor, *arguments: Any) -> Tensor:
-    *shared, numerator, denominator = arguments
-    grad_sums = ratio.geo_ratio_backward(grad_loss, sums_, numerator, denominator)
-    return sums.geo_sums_backward(grad_sums, Arguments(*shared))
+    given = split(*arguments)
+    grad_sums = ratio.geo_ratio_backward(grad_loss, sums_, *given.of_ratio)
+    return sums.geo_sums_backward(grad_sums, given.of_sums)
 
 
 OPERATORS = {
     f"geo_sums({SUMS_ARGUMENTS}) -> Tensor": geo_sums,
     f"geo_sums_backward(Tensor grad_sums, {SUMS_ARGUMENTS}) -> Tensor": geo_sums_backward,
-    f"geo_ratio(Tensor sums, {RATIO_ARGUMENTS}) -> Tensor": ratio.geo_ratio,
-    f"geo_ratio_backward(Tensor grad_ratio, Tensor sums, {RATIO_ARGUMENTS}) -> Tensor": (
-        ratio.geo_ratio_backward
-    ),
-    f"geo_loss({SUMS_ARGUMENTS}, {RATIO_ARGUMENTS}) -> (Tensor, Tensor)": geo_loss,
-    f"geo_loss_backward(Tensor grad_loss, Tensor sums, {SUMS_ARGUMENTS}, {RATIO_ARGUMENTS}) -> Tensor": (
-        geo_loss_backward
-    ),
+    f"geo_ratio({RATIO_ARGUMENTS}) -> Tensor": ratio.geo_ratio,
+    f"geo_ratio_backward(Tensor grad_ratio, {RATIO_ARGUMENTS}) -> Tensor": ratio.geo_ratio_backward,
+    f"geo_loss({LOSS_ARGUMENTS}) -> (Tensor, Tensor)": geo_loss,
+    f"geo_loss_backward(Tensor grad_loss, Tensor sums, {LOSS_ARGUMENTS}) -> Tensor": geo_loss_backward,
     f"distance_transform({DISTANCE_ARGUMENTS}) -> Tensor": distance.distance_transform,
     f"distance_transform_with_indices({DISTANCE_ARGUMENTS}) -> (Tensor, Tensor)": (
         distance.distance_transform_with_indices

@@ -1,4 +1,4 @@
-"""What a call asks for, worked out once on the host: its terms, and where the kernels read for them."""
+"""What a call asks for, worked out once on the host: its columns, and where the kernels read for them."""
 
 from __future__ import annotations
 
@@ -7,32 +7,65 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geoloss_kernels.triton.terms import CONSTANT, FROM_LOGIT
+from geoloss_kernels.terms import TERM_KINDS, TermKind
 
 Offset = tuple[int, int, int]
 Offsets = tuple[Offset, ...]
-Term = tuple[str, ...]
 
 CENTRE: Offset = (0, 0, 0)
 UNITS: Offsets = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-NORMS = ("l2", "l2_squared", "l1")
 
-VOXEL_TERMS: dict[str, Term] = {
-    name: ("voxel", name)
-    for name in (
-        *("count", "prediction", "target", "intersection", "prediction_squared", "target_squared"),
-        *("absolute_error", "squared_error", "cross_entropy_foreground", "cross_entropy_background"),
-        *("map_prediction", "map_squared_error"),
-    )
-}
-STENCIL_TERMS: dict[str, Term] = {
-    **{f"first_order_{o}_{n}": ("first_order", o, n) for o in ("forward", "central") for n in NORMS},
-    "second_order": ("second_order", "one_sided", "absolute"),
-    "second_order_signed": ("second_order", "one_sided", "signed"),
-    "second_order_two_sided": ("second_order", "two_sided", "absolute"),
-    "second_order_two_sided_signed": ("second_order", "two_sided", "signed"),
-}
-TERMS = {**VOXEL_TERMS, **STENCIL_TERMS}
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the sums, as the kernels are compiled for it.
+
+    Attributes:
+        name: of its kind of term.
+        place: its number among the columns of the sums.
+        map: the number of its map.
+        axes: along z, y, x, whether a first-order term differentiates.
+        scale: of a stencil, which of the call's scales is its.
+    """
+
+    name: str
+    place: int
+    map: int | None = None
+    axes: tuple[bool, bool, bool] = (False, False, False)
+    scale: int | None = None
+
+    @property
+    def kind(self) -> TermKind:
+        return TERM_KINDS[self.name]
+
+    @property
+    def stencil(self) -> str | None:
+        return self.kind.stencil
+
+    @property
+    def variable(self) -> str:
+        """What its slope is with respect to."""
+        if self.kind.reads_log_prediction:
+            return "log_prediction"
+        return "log_complement" if self.kind.reads_log_complement else "prediction"
+
+    @property
+    def operator(self) -> str:
+        """Of a first-order term."""
+        return "forward" if "forward" in self.name else "central"
+
+    @property
+    def norm(self) -> str:
+        return self.name.partition(f"{self.operator}_")[2]
+
+    @property
+    def two_sided(self) -> bool:
+        """Of a second-order term."""
+        return "two_sided" in self.name
+
+    @property
+    def signed(self) -> bool:
+        return self.name.endswith("signed")
 
 
 @dataclass(frozen=True)
@@ -40,29 +73,26 @@ class Plan:
     """Compile-time options of the kernels.
 
     Attributes:
-        terms: as in TERMS; backward, those that have a slope.
-        columns: of each term, among those of the sums.
+        columns: of the sums; backward, those that have a slope.
         real: the arithmetic type.
         index: the type of offsets within a plane.
         activation: "none", "sigmoid" or "softmax".
         labels: target holds class numbers; g of channel c is (target == c).
         masked: some voxels may be invalid.
-        logit, map: whether a term reads them.
-        axes, dimensions: along z, y, x, whether FOG differentiates, and whether the volume extends.
+        log_prediction, log_complement: whether a column starts from log s, or log(1 - s).
+        dimensions: along z, y, x, whether the volume extends.
         valid, prediction, target, error: the offsets at which each field is sampled.
         normalised: those at which a softmax is computed.
     """
 
-    terms: tuple[Term, ...]
-    columns: tuple[int, ...]
+    columns: tuple[Column, ...]
     real: Any
     index: Any
     activation: str
     labels: bool
     masked: bool
-    logit: bool
-    map: bool
-    axes: tuple[bool, bool, bool]
+    log_prediction: bool
+    log_complement: bool
     dimensions: tuple[bool, bool, bool]
     valid: Offsets
     prediction: Offsets
@@ -72,87 +102,72 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=256)
-def forward_plan(names: tuple[str, ...], **options: Any) -> Plan:
+def forward_plan(columns: tuple[Column, ...], **options: Any) -> Plan:
     """What the sums read."""
-    terms = tuple(_resolve(name, options["activation"]) for name in names)
-    reads = _Reads(options["axes"], options["dimensions"])
-    for term in terms:
-        reads.add_value(term)
-    return reads.plan(terms, tuple(range(len(terms))), **options)
+    reads = _Reads(options["dimensions"])
+    for column in columns:
+        reads.add_value(column)
+    return reads.plan(columns, **options)
 
 
 @functools.lru_cache(maxsize=256)
-def backward_plan(names: tuple[str, ...], **options: Any) -> Plan:
+def backward_plan(columns: tuple[Column, ...], **options: Any) -> Plan:
     """What their gradient reads."""
-    terms = tuple(_resolve(name, options["activation"]) for name in names)
-    columns = tuple(k for k, term in enumerate(terms) if term[-1] not in CONSTANT)
-    reads = _Reads(options["axes"], options["dimensions"])
-    for k in columns:
-        reads.add_slope(terms[k])
+    sloping = tuple(column for column in columns if column.kind.has_slope)
+    reads = _Reads(options["dimensions"])
+    for column in sloping:
+        reads.add_slope(column)
     if options["activation"] != "none":
         reads.add_centre()  # the slope of the activation is one of the prediction
-    return reads.plan(tuple(terms[k] for k in columns), columns, **options)
-
-
-def _resolve(name: str, activation: str) -> Term:
-    """Under a sigmoid, the variant of a term that starts from the logit, if there is one."""
-    from_logit = f"{name}_logit"
-    return ("voxel", from_logit) if activation == "sigmoid" and from_logit in FROM_LOGIT else TERMS[name]
+    return reads.plan(sloping, **options)
 
 
 class _Reads:
-    """The offsets at which the terms read each field."""
+    """The offsets at which the columns read each field."""
 
-    def __init__(self, axes: Sequence[bool], dimensions: Sequence[bool]) -> None:
-        self.chosen = [unit for unit, chosen in zip(UNITS, axes, strict=True) if chosen]
-        self.all = [unit for unit, extends in zip(UNITS, dimensions, strict=True) if extends]
+    def __init__(self, dimensions: Sequence[bool]) -> None:
+        self.units = _chosen(dimensions)
         self.prediction: set[Offset] = set()
         self.target: set[Offset] = set()
         self.error: set[Offset] = set()
 
-    def add_value(self, term: Term) -> None:
-        kind, *variant = term
-        if kind == "voxel":
-            self.add_centre()
-        elif kind == "first_order":
-            self.error |= self._first_order(CENTRE, variant[0])
-        else:
-            self.add_centre()
-            self.target |= _star(CENTRE, self.all)
-            if variant[0] == "two_sided":
-                self.prediction |= _star(CENTRE, self.all)
-
-    def add_slope(self, term: Term) -> None:
-        kind, *variant = term
-        if kind == "first_order":
-            back = [_minus(unit) for unit in self.chosen]
-            for source in [CENTRE, *back, *(self.chosen if variant[0] == "central" else ())]:
-                self.error |= self._first_order(source, variant[0])
+    def add_value(self, column: Column) -> None:
+        if column.stencil == "first_order":
+            self.error |= _first_order(CENTRE, column)
             return
-        self.add_value(term)
-        if variant[0] == "two_sided":
-            # The Laplacian's adjoint reads |e| sign Δs at the neighbours.
-            neighbours = _star(CENTRE, self.all)
-            self.target |= neighbours
-            for source in neighbours if variant[1] == "absolute" else [CENTRE]:
-                self.prediction |= _star(source, self.all)
+        self.add_centre()
+        if column.stencil == "second_order":
+            self.target |= _star(CENTRE, self.units)
+            if column.two_sided:
+                self.prediction |= _star(CENTRE, self.units)
 
-    def plan(
-        self,
-        terms: tuple[Term, ...],
-        columns: tuple[int, ...],
-        *,
-        masked: bool,
-        **options: Any,
-    ) -> Plan:
+    def add_slope(self, column: Column) -> None:
+        if column.stencil == "first_order":
+            chosen = _chosen(column.axes)
+            back = [_minus(unit) for unit in chosen]
+            for source in [CENTRE, *back, *(chosen if column.operator == "central" else ())]:
+                self.error |= _first_order(source, column)
+            return
+        self.add_value(column)
+        if column.stencil == "second_order" and column.two_sided:
+            # The Laplacian's adjoint reads |e| sign Δs at the neighbours.
+            neighbours = _star(CENTRE, self.units)
+            self.target |= neighbours
+            for source in [CENTRE] if column.signed else neighbours:
+                self.prediction |= _star(source, self.units)
+
+    def add_centre(self) -> None:
+        self.prediction.add(CENTRE)
+        self.target.add(CENTRE)
+
+    def plan(self, columns: tuple[Column, ...], *, masked: bool, **options: Any) -> Plan:
         self._share()
         prediction, target, error = (_ordered(each) for each in (self.prediction, self.target, self.error))
         return Plan(
-            terms=terms,
             columns=columns,
             masked=masked,
-            logit=any(term[-1] in FROM_LOGIT for term in terms),
-            map=any(term[-1].startswith("map_") for term in terms),
+            log_prediction=any(column.kind.reads_log_prediction for column in columns),
+            log_complement=any(column.kind.reads_log_complement for column in columns),
             valid=_ordered({CENTRE, *prediction, *target, *error}) if masked else (),
             prediction=prediction,
             target=target,
@@ -160,18 +175,6 @@ class _Reads:
             normalised=_ordered({*prediction, *error}) if options["activation"] == "softmax" else (),
             **options,
         )
-
-    def _first_order(self, at: Offset, operator: str) -> set[Offset]:
-        ahead = {_plus(at, unit) for unit in self.chosen}
-        return (
-            {at, *ahead}
-            if operator == "forward"
-            else {at, *ahead, *(_plus(at, _minus(u)) for u in self.chosen)}
-        )
-
-    def add_centre(self) -> None:
-        self.prediction.add(CENTRE)
-        self.target.add(CENTRE)
 
     def _share(self) -> None:
         """The error is not read where both prediction and target are.
@@ -189,6 +192,17 @@ class _Reads:
             self.prediction.add(ahead)
             self.target.add(ahead)
         self.error -= self.prediction & self.target
+
+
+def _first_order(at: Offset, column: Column) -> set[Offset]:
+    """What a difference at an offset reads."""
+    chosen = _chosen(column.axes)
+    ahead = {at, *(_plus(at, unit) for unit in chosen)}
+    return ahead if column.operator == "forward" else ahead | {_plus(at, _minus(unit)) for unit in chosen}
+
+
+def _chosen(axes: Sequence[bool]) -> list[Offset]:
+    return [unit for unit, chosen in zip(UNITS, axes, strict=True) if chosen]
 
 
 def _plus(a: Offset, b: Offset) -> Offset:

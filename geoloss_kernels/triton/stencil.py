@@ -1,8 +1,8 @@
 """The geometric part Θ·Ψ(φs, φg) of the formula: difference operators φ, norms Ψ, and their adjoints.
 
 The twins of csrc/stencil.h. A `Neighbourhood` holds a field at a voxel and at its six face neighbours,
-clamped at the border. Differences are 0 along the axes that the plan P leaves out. Where P.masked, a
-`Neighbourhood` of truth values tells which voxels are valid.
+clamped at the border. Differences are 0 along the axes that a column of the sums leaves out. Where P.masked,
+a `Neighbourhood` of truth values tells which voxels are valid.
 """
 
 from __future__ import annotations
@@ -48,18 +48,19 @@ def keep(P: tl.constexpr, valid, value):
 
 
 @triton.jit
-def difference(P: tl.constexpr, OPERATOR: tl.constexpr, u, valid, scale):
+def difference(P: tl.constexpr, COLUMN: tl.constexpr, u, valid, scale):
     """D u where the voxels that it reads are valid, else 0; ``scale`` is 1/h along each axis."""
+    OPERATOR: tl.constexpr = COLUMN.operator
     x = tl.zeros_like(u.centre)
     y = tl.zeros_like(u.centre)
     z = tl.zeros_like(u.centre)
-    if P.axes[2]:
+    if COLUMN.axes[2]:
         x = scale.x * along_axis(OPERATOR, u.x_previous, u.centre, u.x_next)
         x = keep_counting(P, OPERATOR, valid.x_previous, valid.centre, valid.x_next, x)
-    if P.axes[1]:
+    if COLUMN.axes[1]:
         y = scale.y * along_axis(OPERATOR, u.y_previous, u.centre, u.y_next)
         y = keep_counting(P, OPERATOR, valid.y_previous, valid.centre, valid.y_next, y)
-    if P.axes[0]:
+    if COLUMN.axes[0]:
         z = scale.z * along_axis(OPERATOR, u.z_previous, u.centre, u.z_next)
         z = keep_counting(P, OPERATOR, valid.z_previous, valid.centre, valid.z_next, z)
     return PerAxis(x=x, y=y, z=z)

@@ -1,9 +1,9 @@
 """The voxel-wise terms of the formula ΣΘΨ/ΣΓ: what each sum adds up at one voxel, and its slope.
 
 The twins of csrc/terms.h. A term is a pair of functions of a `Voxel`: its name, the value that one voxel adds
-to the sum; with the suffix _slope, d value / d prediction, or d value / d logit for the terms in FROM_LOGIT.
-A term in CONSTANT does not depend on the prediction and has no slope. To add a term, write its functions and
-name them in `term_value` and `term_slope`.
+to the sum; with the suffix _slope, d value / d variable, the variable being log s or log(1 - s) for a term
+that starts from that, else s. A term that does not depend on the prediction has no slope. To add a term,
+write its functions and name them in `term_value` and `term_slope`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-CONSTANT = ("count", "target", "target_squared")
-FROM_LOGIT = ("cross_entropy_foreground_logit", "cross_entropy_background_logit")
-
 
 class Voxel(NamedTuple):
-    """A tile of voxels; what no term asks for is None."""
+    """A tile of voxels; in place of what the term does not ask for, the prediction."""
 
     prediction: Any
     target: Any
-    logit: Any
+    log_prediction: Any
+    log_complement: Any
     map: Any
 
 
@@ -46,7 +44,7 @@ def sign(x):
 
 @triton.jit
 def logarithm_1p(x):
-    """log(1 + x) to relative precision for x >= 0: what 1 + x rounds away is divided out again."""
+    """log(1 + x) to relative precision for x > -1: what 1 + x rounds away is divided out again."""
     rounded = 1 + x
     lost = rounded == 1
     return tl.where(lost, x, tl.log(rounded) * (x / tl.where(lost, 1, rounded - 1)))
@@ -61,6 +59,20 @@ def softplus(x):
 @triton.jit
 def sigmoid(x):
     return 1 / (1 + tl.exp(-x))
+
+
+# The logarithms of a probability that comes without a logit, and their slopes: clamped as in torch's
+# binary_cross_entropy.
+
+
+@triton.jit
+def clamped_logarithm(probability):
+    return maximum(tl.log(probability), -100)
+
+
+@triton.jit
+def clamped_logarithm_slope(probability):
+    return 1 / maximum(probability, 1e-12)
 
 
 @triton.jit
@@ -130,52 +142,41 @@ def squared_error_slope(v):
     return error + error
 
 
-# -g log s, the logarithm clamped at -100 and its slope at 1e12, as torch's binary_cross_entropy does.
+@triton.jit
+def weighted_surprise(weight, logarithm):
+    """-weight · logarithm. The choice keeps 0 · ∞ out."""
+    return tl.where(weight == 0, weight, -weight * logarithm)
 
 
 @triton.jit
 def cross_entropy_foreground(v):
-    return -v.target * maximum(tl.log(v.prediction), -100)
+    return weighted_surprise(v.target, v.log_prediction)
 
 
 @triton.jit
 def cross_entropy_foreground_slope(v):
-    return -v.target / maximum(v.prediction, 1e-12)
+    return -v.target
 
 
 @triton.jit
 def cross_entropy_background(v):
-    return (v.target - 1) * maximum(tl.log(1 - v.prediction), -100)
+    return weighted_surprise(1 - v.target, v.log_complement)
 
 
 @triton.jit
 def cross_entropy_background_slope(v):
-    return (1 - v.target) / maximum(1 - v.prediction, 1e-12)
-
-
-# The same two under a sigmoid, from the logit: -log sigmoid(z) = softplus(-z). The choice keeps 0 · ∞ out.
+    return v.target - 1
 
 
 @triton.jit
-def cross_entropy_foreground_logit(v):
-    weight = v.target
-    return tl.where(weight == 0, weight, weight * softplus(-v.logit))
+def cross_entropy_uniform(v):
+    """The target of smoothed labels."""
+    return -v.log_prediction
 
 
 @triton.jit
-def cross_entropy_foreground_logit_slope(v):
-    return v.target * (v.prediction - 1)
-
-
-@triton.jit
-def cross_entropy_background_logit(v):
-    weight = 1 - v.target
-    return tl.where(weight == 0, weight, weight * softplus(v.logit))
-
-
-@triton.jit
-def cross_entropy_background_logit_slope(v):
-    return (1 - v.target) * v.prediction
+def cross_entropy_uniform_slope(v):
+    return tl.zeros_like(v.prediction) - 1
 
 
 @triton.jit
@@ -221,10 +222,8 @@ def term_value(NAME: tl.constexpr, v):
         return cross_entropy_foreground(v)
     elif NAME == "cross_entropy_background":
         return cross_entropy_background(v)
-    elif NAME == "cross_entropy_foreground_logit":
-        return cross_entropy_foreground_logit(v)
-    elif NAME == "cross_entropy_background_logit":
-        return cross_entropy_background_logit(v)
+    elif NAME == "cross_entropy_uniform":
+        return cross_entropy_uniform(v)
     elif NAME == "map_prediction":
         return map_prediction(v)
     elif NAME == "map_squared_error":
@@ -248,10 +247,8 @@ def term_slope(NAME: tl.constexpr, v):
         return cross_entropy_foreground_slope(v)
     elif NAME == "cross_entropy_background":
         return cross_entropy_background_slope(v)
-    elif NAME == "cross_entropy_foreground_logit":
-        return cross_entropy_foreground_logit_slope(v)
-    elif NAME == "cross_entropy_background_logit":
-        return cross_entropy_background_logit_slope(v)
+    elif NAME == "cross_entropy_uniform":
+        return cross_entropy_uniform_slope(v)
     elif NAME == "map_prediction":
         return map_prediction_slope(v)
     elif NAME == "map_squared_error":

@@ -29,7 +29,11 @@ class View(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """What geo_sums works on, of batch element ``n``; mask, map and ignore_index are None where not given."""
+    """What geo_sums works on, of batch element ``n``; mask and ignore_index are None where not given.
+
+    ``maps`` are `View` s, None those that no column reads; ``scales`` one `PerAxis` for each that differs:
+    1/h of first-order columns, 1/h² of second-order ones.
+    """
 
     n: Any
     C: Any
@@ -39,10 +43,9 @@ class Volume(NamedTuple):
     input: Any
     target: Any
     mask: Any
-    map: Any
+    maps: Any
     ignore_index: Any
-    inverse_spacing: Any
-    inverse_spacing_squared: Any
+    scales: Any
 
 
 class Place(NamedTuple):
@@ -189,30 +192,41 @@ def in_channel(place, c):
     return Place(c=tl.cast(c, tl.int64), z=place.z, y=place.y, x=place.x, inside=place.inside)
 
 
+class Normaliser(NamedTuple):
+    """Of a voxel's softmax."""
+
+    largest: Any
+    """logit m"""
+    total: Any
+    """Σ_c exp(z_c - m)"""
+
+
 @triton.jit
 def softmax_normaliser(P: tl.constexpr, volume, place):
-    """The largest logit of each voxel, and Σ_c exp(logit - largest)."""
     largest = logit_at(P, volume, in_channel(place, 0))
     for c in range(1, volume.C):
         largest = maximum(largest, logit_at(P, volume, in_channel(place, c)))
     total = tl.zeros_like(largest)
     for c in range(0, volume.C):
         total += tl.exp(logit_at(P, volume, in_channel(place, c)) - largest)
-    return largest, total
+    return Normaliser(largest=largest, total=total)
 
 
 @triton.jit
 def softmax(logit, normaliser):
-    return tl.exp(logit - normaliser[0]) / normaliser[1]
+    return tl.exp(logit - normaliser.largest) / normaliser.total
 
 
 @triton.jit
-def softmax_normalisers(P: tl.constexpr, volume, place):
-    """`softmax_normaliser` at each offset of P.normalised, for all channels to use."""
+def softmax_normalisers(P: tl.constexpr, WANTED: tl.constexpr, volume, place):
+    """For each offset of P.normalised `softmax_normaliser`, or () if it is not wanted."""
     normalisers = ()
     for i in tl.static_range(len(P.normalised)):
-        there = moved(volume, place, tl.constexpr(P.normalised[i]))
-        normalisers = normalisers + (softmax_normaliser(P, volume, there),)
+        if index_of(WANTED, P.normalised[i]) >= 0:
+            there = moved(volume, place, tl.constexpr(P.normalised[i]))
+            normalisers = normalisers + (softmax_normaliser(P, volume, there),)
+        else:
+            normalisers = normalisers + ((),)
     return normalisers
 
 
@@ -250,7 +264,7 @@ def sample_field(
 ):
     """A field at "all" of its offsets, at those "carried", or at all with the carried ones kept: "rest".
 
-    ``valid`` is sampled at P.valid, ``normalisers`` at P.normalised or nowhere.
+    ``valid`` is sampled at P.valid, ``normalisers`` as `softmax_normalisers` gives them, or nowhere.
     """
     OFFSETS: tl.constexpr = wanted_offsets(P, FIELD, WANTED)
     KEPT: tl.constexpr = kept_offsets(P, FIELD, WANTED)
@@ -295,14 +309,14 @@ def all_samples(P: tl.constexpr, volume, place, normalisers):
 
 
 @triton.jit
-def next_samples(P: tl.constexpr, volume, place, kept):
+def next_samples(P: tl.constexpr, volume, place, kept, normalisers):
     """All samples of a plane, given those that `kept_samples` kept of the plane before."""
     valid = sample_field(P, "valid", "rest", volume, place, kept.valid, (), ())
     return Samples(
         valid=valid,
-        prediction=sample_field(P, "prediction", "rest", volume, place, kept.prediction, valid, ()),
-        target=sample_field(P, "target", "rest", volume, place, kept.target, valid, ()),
-        error=sample_field(P, "error", "rest", volume, place, kept.error, valid, ()),
+        prediction=sample_field(P, "prediction", "rest", volume, place, kept.prediction, valid, normalisers),
+        target=sample_field(P, "target", "rest", volume, place, kept.target, valid, normalisers),
+        error=sample_field(P, "error", "rest", volume, place, kept.error, valid, normalisers),
     )
 
 

@@ -17,24 +17,48 @@
 namespace geoloss::cuda {
 namespace {
 
-using Terms = std::vector<const char*>;
+using Terms = std::vector<Term>;
+using Kind = TermKind;
 
-const Terms kDice{"intersection", "prediction", "target"};
-const Terms kDiceAndFog{"intersection", "prediction", "target", "first_order_forward_l2", "count"};
-const Terms kDiceAndSog{"intersection", "prediction", "target", "second_order", "count"};
+Terms plain(std::initializer_list<Kind> kinds) {
+  Terms terms;
+  for (const Kind kind : kinds) terms.push_back({kind, 0, {}, {}});
+  return terms;
+}
+
+// Along all axes, the voxels `spacing` apart along z.
+Term stencil_term(Kind kind, double spacing = 1) {
+  return {kind, 0, {true, true, true}, {1 / spacing, 1, 1}};
+}
+
+Terms joined(std::initializer_list<Terms> lists) {
+  Terms all;
+  for (const Terms& terms : lists) all.insert(all.end(), terms.begin(), terms.end());
+  return all;
+}
+
+const Terms kFog{stencil_term(Kind::kFirstOrderForwardL2)};
+const Terms kDice = plain({Kind::kIntersection, Kind::kPrediction, Kind::kTarget});
+const Terms kCrossEntropy = plain({Kind::kCrossEntropyForeground, Kind::kCrossEntropyBackground});
+const Terms kDiceAndFog = joined({kDice, kFog, plain({Kind::kCount})});
+const Terms kDiceAndCrossEntropy = joined({kDice, kCrossEntropy});
+const Terms kDiceCrossEntropyAndFog = joined({kDiceAndCrossEntropy, kFog});
+const Terms kDiceAndSoftmaxCrossEntropy = joined({kDice, plain({Kind::kCrossEntropyForeground})});
+const Terms kSmoothed =
+    joined({kDice, plain({Kind::kCrossEntropyForeground, Kind::kCrossEntropyUniform}), kFog});
+const Terms kDiceAndSog = joined({kDice, {stencil_term(Kind::kSecondOrder)}, plain({Kind::kCount})});
 const Terms kStencils{
-    "first_order_forward_l2",       "first_order_forward_l1", "first_order_central_l2_squared",
-    "first_order_central_l1",       "second_order",           "second_order_two_sided",
-    "second_order_two_sided_signed"};
-const Terms kVoxelwise{"count",
-                       "prediction_squared",
-                       "target_squared",
-                       "absolute_error",
-                       "squared_error",
-                       "cross_entropy_foreground",
-                       "cross_entropy_background",
-                       "map_prediction",
-                       "map_squared_error"};
+    stencil_term(Kind::kFirstOrderForwardL2), stencil_term(Kind::kFirstOrderForwardL2, 3),
+    stencil_term(Kind::kFirstOrderForwardL1), stencil_term(Kind::kFirstOrderCentralL2Squared),
+    stencil_term(Kind::kFirstOrderCentralL1), stencil_term(Kind::kSecondOrder, 0.5),
+    stencil_term(Kind::kSecondOrderTwoSided), stencil_term(Kind::kSecondOrderTwoSidedSigned)};
+const Terms kVoxelwise =
+    joined({plain({Kind::kCount, Kind::kPredictionSquared, Kind::kTargetSquared, Kind::kAbsoluteError,
+                   Kind::kSquaredError, Kind::kCrossEntropyUniform}),
+            kCrossEntropy,
+            {{Kind::kMapPrediction, 0, {}, {}},
+             {Kind::kMapPrediction, 1, {}, {}},
+             {Kind::kMapSquaredError, 1, {}, {}}}});
 
 struct Case {
   int64_t N, C, D, H, W;
@@ -90,6 +114,59 @@ class Tensor {
 };
 
 template <class T>
+std::unique_ptr<T[]> not_a_number(int64_t count) {
+  std::unique_ptr<T[]> values(new T[count]);
+  for (int64_t i = 0; i < count; ++i) values[i] = NAN;
+  return values;
+}
+
+void check(cudaError_t error) {
+  if (error != cudaSuccess) throw cuda_on_host::Error("cudaError_t " + std::to_string(error));
+}
+
+// Fractions of K sums in C channels, of each pooling in turn and with channel weights; without a reduction,
+// of volumes alone.
+template <class T>
+class RatioCase {
+ public:
+  RatioCase(int64_t C, int64_t K, int64_t count, Reduction reduction)
+      : C_(C), K_(K), reduction_(reduction), channel_weights_(new T[2 * C]) {
+    for (int64_t i = 0; i < 2 * C; ++i) channel_weights_[i] = static_cast<T>(1 + 0.3 * i);
+    for (int64_t k = 0; k <= K; ++k) numbers_.push_back(k % 3 == 1 ? 0 : 1 + 0.1 * k);
+    const auto last = static_cast<int32_t>(C > 1);
+    for (int64_t j = 0; j < count; ++j) {
+      const auto pooling = static_cast<Pooling>(reduction == Reduction::kNone ? 0 : j % 3);
+      const int32_t of_denominator = pooling == Pooling::kAll ? 1 : kUnweighted;
+      fractions_.push_back({pooling, last, static_cast<int32_t>(j % 2) - 1 + last, of_denominator,
+                            numbers_.data(), numbers_.data()});
+    }
+  }
+
+  RatioArguments arguments() const {
+    return {fractions_.data(), static_cast<int64_t>(fractions_.size()), reduction_, channel_weights_.get()};
+  }
+
+  // The loss and its slopes. sums: [N, C, K]
+  std::vector<double> run(int64_t N, const T* sums) const {
+    const Fraction& first = fractions_.front();
+    const int64_t losses = reduction_ == Reduction::kNone ? group_count(first, N, C_) : 1;
+    const auto loss = not_a_number<T>(losses), grad_sums = not_a_number<T>(N * C_ * K_);
+    check(launch_ratio<T>(arguments(), sums, N, C_, K_, loss.get(), nullptr));
+    check(launch_ratio_backward<T>(arguments(), loss.get(), sums, N, C_, K_, grad_sums.get(), nullptr));
+    std::vector<double> results(loss.get(), loss.get() + losses);
+    results.insert(results.end(), grad_sums.get(), grad_sums.get() + N * C_ * K_);
+    return results;
+  }
+
+ private:
+  int64_t C_, K_;
+  Reduction reduction_;
+  std::unique_ptr<T[]> channel_weights_;  // [2, C]
+  std::vector<double> numbers_;
+  std::vector<Fraction> fractions_;
+};
+
+template <class T>
 class Launches {
  public:
   explicit Launches(const Case& c)
@@ -97,6 +174,7 @@ class Launches {
         target_(c, c.target, c.labels ? 1 : c.C),
         mask_(c, DType::kUInt8, 1),
         map_(c, DType::kFloat32, c.C),
+        shared_map_(c, DType::kFloat16, 1),
         grad_input_(c, c.input, c.C) {
     std::mt19937 random(1);
     std::uniform_real_distribution<double> uniform(0.05, 0.95);
@@ -104,59 +182,49 @@ class Launches {
     target_.fill([&] { return c.labels ? random() % 4 : random() % 2; });
     mask_.fill([&] { return random() % 4 != 0; });
     map_.fill([&] { return uniform(random); });
+    shared_map_.fill([&] { return uniform(random); });
     p_.N = c.N, p_.C = c.C, p_.D = c.D, p_.H = c.H, p_.W = c.W;
     p_.input = input_.view(), p_.target = target_.view();
-    if (c.terms == kVoxelwise) p_.map = map_.view();
+    p_.maps[0] = map_.view(), p_.maps[1] = shared_map_.view();
     if (c.masked) p_.mask = mask_.view();
     p_.label_map = c.labels && c.C > 1;
     p_.has_ignore_index = c.masked && c.labels;
     p_.ignore_index = 3;
     p_.activation = c.activation;
-    for (int axis = 0; axis < 3; ++axis) p_.inverse_spacing[axis] = 1, p_.axis_chosen[axis] = true;
     p_.term_count = static_cast<int64_t>(c.terms.size());
     std::copy(c.terms.begin(), c.terms.end(), p_.terms);
-    ratio_.fractions = 1;
-    for (int64_t k = 0; k <= p_.term_count; ++k) ratio_.numerator[k] = ratio_.denominator[k] = 1 + 0.1 * k;
   }
 
   // Sums, loss, the slopes of the loss with respect to the sums, and the gradient.
   std::vector<double> run() {
-    const int64_t rows = p_.N * p_.C, numbers = rows * p_.term_count;
-    const auto sums = not_a_number(numbers), loss = not_a_number(rows), loss_again = not_a_number(rows);
-    const auto grad_sums = not_a_number(numbers);
+    const int64_t numbers = p_.N * p_.C * p_.term_count;
+    const RatioCase<T> ratio(p_.C, p_.term_count, 3, Reduction::kMean);
+    const auto sums = not_a_number<T>(numbers), sums_again = not_a_number<T>(numbers);
+    const auto loss = not_a_number<T>(1), grad_sums = not_a_number<T>(numbers);
     const LaunchParams params = launch_params<T>(p_, false);
-    const auto workspace = not_a_number(static_cast<int64_t>(workspace_bytes<T>(params) / sizeof(T)));
-    check(launch_forward<T>(params, ratio_, workspace.get(), sums.get(), loss.get(), nullptr));
-    check(launch_ratio<T>(ratio_, sums.get(), rows, p_.term_count, loss_again.get(), nullptr));
-    check(launch_ratio_backward<T>(ratio_, loss.get(), sums.get(), rows, p_.term_count, grad_sums.get(),
-                                   nullptr));
+    const auto workspace = not_a_number<T>(static_cast<int64_t>(workspace_bytes<T>(params) / sizeof(T)));
+    check(launch_forward<T>(params, workspace.get(), sums_again.get(), nullptr));
+    check(launch_loss<T>(params, ratio.arguments(), workspace.get(), sums.get(), loss.get(), nullptr));
+    std::vector<double> results = ratio.run(p_.N, sums.get());
+    if (loss[0] < results[0] || loss[0] > results[0])
+      throw cuda_on_host::Error("the loss depends on how many launches it takes");
+    check(launch_ratio_backward<T>(ratio.arguments(), loss.get(), sums.get(), p_.N, p_.C, p_.term_count,
+                                   grad_sums.get(), nullptr));
     grad_input_.fill([] { return NAN; });
     GeoSumsParams backward = p_;
     backward.grad_sums = grad_sums.get();
     backward.grad_input = grad_input_.view();
     check(launch_backward<T>(launch_params<T>(backward, true), nullptr));
-    std::vector<double> results = grad_input_.values();
+    const std::vector<double> gradient = grad_input_.values();
+    results.insert(results.end(), gradient.begin(), gradient.end());
     results.insert(results.end(), sums.get(), sums.get() + numbers);
-    results.insert(results.end(), loss.get(), loss.get() + rows);
-    results.insert(results.end(), loss_again.get(), loss_again.get() + rows);
-    results.insert(results.end(), grad_sums.get(), grad_sums.get() + numbers);
+    results.insert(results.end(), sums_again.get(), sums_again.get() + numbers);
     return results;
   }
 
  private:
-  static std::unique_ptr<T[]> not_a_number(int64_t count) {
-    std::unique_ptr<T[]> values(new T[count]);
-    for (int64_t i = 0; i < count; ++i) values[i] = NAN;
-    return values;
-  }
-
-  static void check(cudaError_t error) {
-    if (error != cudaSuccess) throw cuda_on_host::Error("cudaError_t " + std::to_string(error));
-  }
-
-  Tensor input_, target_, mask_, map_, grad_input_;
+  Tensor input_, target_, mask_, map_, shared_map_, grad_input_;
   GeoSumsParams p_{};
-  Ratio ratio_{};
 };
 
 void check(const std::vector<double>& results, const std::vector<double>& expected) {
@@ -169,17 +237,23 @@ void check(const std::vector<double>& results, const std::vector<double>& expect
   }
 }
 
-template <class T>
-void run(const Case& c) {
+// launch(): results, the same under every schedule
+template <class Launch>
+void run_under_schedules(Launch launch) {
   using cuda_on_host::Order;
-  Launches<T> launches(c);
   cuda_on_host::set_schedule(Order::kForward, 0);
-  const std::vector<double> expected = launches.run();
+  const std::vector<double> expected = launch();
   check(expected, expected);
   for (const Order order : {Order::kReverse, Order::kRandom}) {
     cuda_on_host::set_schedule(order, 1);
-    check(launches.run(), expected);
+    check(launch(), expected);
   }
+}
+
+template <class T>
+void run(const Case& c) {
+  Launches<T> launches(c);
+  run_under_schedules([&] { return launches.run(); });
 }
 
 std::vector<Case> cases() {
@@ -196,6 +270,8 @@ std::vector<Case> cases() {
       {2, 3, 2, 3, 4, bf16, bf16, softmax, false, false, kVoxelwise},
       {2, 1, 1, 3, 7, f32, f32, sigmoid, false, false, kVoxelwise},
       {1, 1, 1, 1, 1, f32, f32, sigmoid, false, false, kStencils},
+      {1, 3, 3, 9, 33, f32, u8, softmax, true, true, kDiceAndCrossEntropy},
+      {1, 3, 3, 9, 33, f64, f64, none, true, false, kDiceCrossEntropyAndFog},
       // The marching kernel: several tiles along each axis, in rows of whole vectors and others; an image
       {1, 1, 36, 40, 72, f32, f32, sigmoid, false, false, kDiceAndFog},
       {1, 1, 20, 30, 71, f16, f16, none, false, false, kDiceAndFog, 1},
@@ -204,6 +280,10 @@ std::vector<Case> cases() {
   };
   // What training asks for
   for (const DType dtype : {f32, f16, bf16}) {
+    for (const Terms& terms : {kFog, kCrossEntropy, kDiceAndCrossEntropy, kDiceCrossEntropyAndFog}) {
+      all.push_back({1, 1, 6, 10, 64, dtype, u8, sigmoid, false, false, terms});
+    }
+    all.push_back({1, 1, 5, 9, 32, dtype, f32, none, false, false, kDiceCrossEntropyAndFog});
     for (const Terms& terms : {kDice, kDiceAndFog, kDiceAndSog}) {
       all.push_back({2, 1, 6, 10, 64, dtype, dtype, sigmoid, false, false, terms});
       all.push_back({1, 2, 5, 9, 32, dtype, u8, sigmoid, false, false, terms});
@@ -215,6 +295,10 @@ std::vector<Case> cases() {
     all.push_back({1, channels, 18, 20, 64, f32, i64, softmax, false, true, kDiceAndFog});
     all.push_back({2, channels, 3, 9, 31, f16, u8, softmax, false, true, kDiceAndFog});
     all.push_back({2, channels, 3, 9, 31, f32, u8, softmax, false, true, kDice});
+    all.push_back({1, channels, 3, 9, 32, bf16, u8, softmax, false, true, kSmoothed});
+    all.push_back({1, channels, 3, 9, 32, f16, u8, softmax, false, true, kDiceAndSoftmaxCrossEntropy});
+    all.push_back(
+        {1, channels, 3, 9, 32, f32, u8, softmax, false, true, joined({kDiceAndSoftmaxCrossEntropy, kFog})});
   }
   return all;
 }
@@ -245,17 +329,32 @@ std::vector<double> distances(const Case& c, const std::vector<uint8_t>& mask, S
 
 template <class T>
 void run_distances(const Case& c, Side side) {
-  using cuda_on_host::Order;
   std::mt19937 random(1);
   std::vector<uint8_t> mask(c.N * c.C * c.D * c.H * c.W);
   for (uint8_t& voxel : mask) voxel = random() % 50 != 0;
-  cuda_on_host::set_schedule(Order::kForward, 0);
-  const std::vector<double> expected = distances<T>(c, mask, side);
-  check(expected, expected);
-  for (const Order order : {Order::kReverse, Order::kRandom}) {
-    cuda_on_host::set_schedule(order, 1);
-    check(distances<T>(c, mask, side), expected);
+  run_under_schedules([&] { return distances<T>(c, mask, side); });
+}
+
+template <class T>
+void run_ratio(int64_t N, int64_t C, int64_t K, int64_t fractions, Reduction reduction) {
+  const std::unique_ptr<T[]> sums(new T[N * C * K]);
+  for (int64_t i = 0; i < N * C * K; ++i) sums[i] = static_cast<T>(1 + i % 7);
+  const RatioCase<T> ratio(C, K, fractions, reduction);
+  run_under_schedules([&] { return ratio.run(N, sums.get()); });
+}
+
+// More groups than threads, more numbers than usual, one of everything
+int64_t run_all_ratios() {
+  int64_t count = 0;
+  for (const auto& [N, C, K, fractions] :
+       {std::array<int64_t, 4>{70, 5, 3, 3}, {2, 3, kMaxTerms, kMaxFractions}, {1, 1, 1, 1}}) {
+    for (const Reduction reduction : {Reduction::kNone, Reduction::kMean, Reduction::kSum}) {
+      run_ratio<float>(N, C, K, fractions, reduction);
+      run_ratio<double>(N, C, K, fractions, reduction);
+      count += 2;
+    }
   }
+  return count;
 }
 
 // Lines of more than one part, rows of more than 32 voxels, an image
@@ -276,9 +375,9 @@ int64_t run_all_distances() {
 int run_all() {
   int64_t count = 0;
   try {
-    count += run_all_distances();
+    count += run_all_distances() + run_all_ratios();
   } catch (const cuda_on_host::Error& error) {
-    std::printf("distances: %s\n", error.what());
+    std::printf("distances and ratios: %s\n", error.what());
     return 1;
   }
   for (const Case& c : cases()) {

@@ -41,11 +41,6 @@ TensorView view_of(const Tensor& tensor) {
           axes == 5 ? stride(2) : 0,       stride(axes - 2), stride(axes - 1)};
 }
 
-Activation activation_of(const std::string& name) {
-  if (name == "none") return Activation::kNone;
-  return name == "sigmoid" ? Activation::kSigmoid : Activation::kSoftmax;
-}
-
 // N, C, D, H, W of [N, C, *spatial]; how many axes are spatial.
 template <class Params>
 int64_t set_shape(Params& p, const py::array& array) {
@@ -58,51 +53,79 @@ int64_t set_shape(Params& p, const py::array& array) {
   return spatial;
 }
 
-// The arguments of geo_sums, as checks.h reads them.
+// The terms of a stream of kinds, counts, integers and of parameters, as checks.h reads them.
+void read_terms(const std::vector<int64_t>& terms, const std::vector<double>& parameters, GeoSumsParams& p) {
+  auto integer = terms.begin();
+  auto parameter = parameters.begin();
+  while (integer != terms.end()) {
+    if (p.term_count == kMaxTerms) throw py::value_error("terms: too many");
+    Term& term = p.terms[p.term_count++];
+    term.kind = static_cast<TermKind>(*integer);
+    const int64_t* const own = &*integer + 3;
+    if (reads_map(term.kind)) term.map = static_cast<int32_t>(*own);
+    for (int axis = 0; is_stencil(term.kind) && axis < 3; ++axis) {
+      term.axis_chosen[axis] = is_first_order(term.kind) && (*own >> axis & 1);
+      term.inverse_spacing[axis] = 1 / parameter[axis];
+    }
+    parameter += integer[2];
+    integer += 3 + integer[1];
+  }
+}
+
+// The arguments of geo_sums, which have to outlive it.
 struct Arguments {
   GeoSumsParams params{};
-  std::vector<std::string> terms;
 
   Arguments(const Tensor& input, const Tensor& target, const std::optional<Tensor>& mask,
-            const std::optional<Tensor>& map, std::vector<std::string> terms_, const std::string& activation,
-            const std::vector<double>& spacing, const std::vector<int64_t>& axes,
-            std::optional<int64_t> ignore_index, bool include_background)
-      : terms(std::move(terms_)) {
+            const std::vector<Tensor>& maps, const std::vector<int64_t>& terms,
+            const std::vector<double>& parameters, int activation, std::optional<int64_t> ignore_index,
+            bool include_background) {
     GeoSumsParams& p = params;
-    const int64_t spatial = set_shape(p, input.first);
+    set_shape(p, input.first);
     p.input = view_of(input);
     p.target = view_of(target);
     p.label_map = p.C > 1 && target.first.shape(1) == 1;
     if (mask) p.mask = view_of(*mask);
-    if (map) p.map = view_of(*map);
-    p.activation = activation_of(activation);
+    if (maps.size() > kMaxMaps) throw py::value_error("maps: too many");
+    std::transform(maps.begin(), maps.end(), p.maps, view_of);
+    p.activation = static_cast<Activation>(activation);
     p.has_ignore_index = ignore_index.has_value();
     p.ignore_index = static_cast<double>(ignore_index.value_or(0));
     p.first_channel = include_background ? 0 : 1;
-    p.inverse_spacing[0] = 1;
-    p.axis_chosen[0] = spatial == 2;
-    for (int64_t i = 0; i < spatial; ++i) p.inverse_spacing[3 - spatial + i] = 1 / spacing[i];
-    for (const int64_t axis : axes) p.axis_chosen[3 - spatial + axis] = true;
-    p.term_count = static_cast<int64_t>(terms.size());
-    if (p.term_count > kMaxTerms) throw py::value_error("terms: too many");
-    for (int64_t k = 0; k < p.term_count; ++k) {
-      if (term_number(terms[k].c_str(), false) < 0) throw py::value_error("terms: got " + terms[k]);
-      p.terms[k] = terms[k].c_str();
-    }
+    read_terms(terms, parameters, p);
   }
-  Arguments(const Arguments&) = delete;  // the params point into the terms
 };
 
-Ratio ratio_of(const std::vector<double>& numerator, const std::vector<double>& denominator, int64_t terms) {
-  Ratio ratio{};
-  ratio.fractions = static_cast<int64_t>(numerator.size()) / (terms + 1);
-  if (ratio.fractions > kMaxFractions || denominator.size() != numerator.size()) {
-    throw py::value_error("numerator, denominator: wrong sizes");
+// The arguments of geo_ratio beside the sums.
+class RatioNumbers {
+ public:
+  RatioNumbers(std::optional<py::array> channel_weights, const std::vector<int64_t>& fractions,
+               std::vector<double> weights, int reduction)
+      : channel_weights_(std::move(channel_weights)),
+        weights_(std::move(weights)),
+        reduction_(static_cast<Reduction>(reduction)) {
+    const size_t count = fractions.size() / kFractionIntegers, row = weights_.size() / count / 2;
+    for (size_t j = 0; j < count; ++j) {
+      const int64_t* const integers = fractions.data() + j * kFractionIntegers;
+      const double* const numerator = weights_.data() + 2 * j * row;
+      fractions_.push_back({static_cast<Pooling>(integers[0]), static_cast<int32_t>(integers[1]),
+                            static_cast<int32_t>(integers[2]), static_cast<int32_t>(integers[3]), numerator,
+                            numerator + row});
+    }
   }
-  std::copy(numerator.begin(), numerator.end(), ratio.numerator);
-  std::copy(denominator.begin(), denominator.end(), ratio.denominator);
-  return ratio;
-}
+  RatioNumbers(const RatioNumbers&) = delete;  // the fractions point into the weights
+
+  RatioArguments arguments() const {
+    return {fractions_.data(), static_cast<int64_t>(fractions_.size()), reduction_,
+            channel_weights_ ? channel_weights_->data() : nullptr};
+  }
+
+ private:
+  std::optional<py::array> channel_weights_;
+  std::vector<double> weights_;
+  std::vector<Fraction> fractions_;
+  Reduction reduction_;
+};
 
 void check(cudaError_t error) {
   if (error != cudaSuccess) throw py::value_error("cudaError_t " + std::to_string(error));
@@ -111,15 +134,20 @@ void check(cudaError_t error) {
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
-// sums: [N, C', K]; loss: [N, C'] and the ratio's numbers, or none of them.
+// sums: [N, C', K]
 template <class T>
-void forward(const Arguments& arguments, Array<T> sums, std::optional<Array<T>> loss,
-             const std::vector<double>& numerator, const std::vector<double>& denominator) {
+void forward(const Arguments& arguments, Array<T> sums) {
   const LaunchParams params = launch_params<T>(arguments.params, false);
   std::vector<unsigned char> workspace(workspace_bytes<T>(params), 0xff);  // NaN
-  const Ratio ratio = ratio_of(numerator, denominator, arguments.params.term_count);
-  check(launch_forward<T>(params, ratio, workspace.data(), sums.mutable_data(),
-                          loss ? loss->mutable_data() : nullptr, nullptr));
+  check(launch_forward<T>(params, workspace.data(), sums.mutable_data(), nullptr));
+}
+
+template <class T>
+void loss(const Arguments& arguments, const RatioNumbers& ratio, Array<T> sums, Array<T> loss) {
+  const LaunchParams params = launch_params<T>(arguments.params, false);
+  std::vector<unsigned char> workspace(workspace_bytes<T>(params), 0xff);  // NaN
+  check(launch_loss<T>(params, ratio.arguments(), workspace.data(), sums.mutable_data(), loss.mutable_data(),
+                       nullptr));
 }
 
 template <class T>
@@ -130,25 +158,17 @@ void backward(const Arguments& arguments, Array<T> grad_sums, const Tensor& grad
   check(launch_backward<T>(launch_params<T>(tensors, true), nullptr));
 }
 
-// sums: [rows, K]; ratio_of_row: [rows]
+// sums: [N, C, K]; loss: one number, or one for each group
 template <class T>
-void ratio(Array<T> sums, const std::vector<double>& numerator, const std::vector<double>& denominator,
-           Array<T> ratio_of_row) {
-  check(launch_ratio<T>(ratio_of(numerator, denominator, sums.shape(1)), sums.data(), sums.shape(0),
-                        sums.shape(1), ratio_of_row.mutable_data(), nullptr));
+void ratio(const RatioNumbers& ratio, Array<T> sums, Array<T> loss) {
+  check(launch_ratio<T>(ratio.arguments(), sums.data(), sums.shape(0), sums.shape(1), sums.shape(2),
+                        loss.mutable_data(), nullptr));
 }
 
 template <class T>
-void ratio_backward(Array<T> grad_ratio, Array<T> sums, const std::vector<double>& numerator,
-                    const std::vector<double>& denominator, Array<T> grad_sums) {
-  check(launch_ratio_backward<T>(ratio_of(numerator, denominator, sums.shape(1)), grad_ratio.data(),
-                                 sums.data(), sums.shape(0), sums.shape(1), grad_sums.mutable_data(),
-                                 nullptr));
-}
-
-Side side_of(const std::string& name) {
-  if (name == "foreground") return Side::kForeground;
-  return name == "both" ? Side::kBoth : Side::kSigned;
+void ratio_backward(const RatioNumbers& ratio, Array<T> grad_loss, Array<T> sums, Array<T> grad_sums) {
+  check(launch_ratio_backward<T>(ratio.arguments(), grad_loss.data(), sums.data(), sums.shape(0),
+                                 sums.shape(1), sums.shape(2), grad_sums.mutable_data(), nullptr));
 }
 
 template <class T>
@@ -159,14 +179,14 @@ void run_distance_transform(const DistanceParams& params) {
 
 // distance: of Out and the mask's shape; nearest: the same, int64
 template <class Out>
-void distance_transform(const Tensor& mask, const std::vector<double>& spacing, const std::string& side,
+void distance_transform(const Tensor& mask, const std::vector<double>& spacing, int side,
                         double without_boundary, Array<Out> distance, std::optional<Array<int64_t>> nearest) {
   DistanceParams p{};
   const int64_t spatial = set_shape(p, mask.first);
   p.mask = view_of(mask);
   p.spacing[0] = spacing[0];
   std::copy(spacing.begin(), spacing.end(), p.spacing + 3 - spatial);
-  p.side = side_of(side);
+  p.side = static_cast<Side>(side);
   p.without_boundary = without_boundary;
   p.fp64 = sizeof(Out) == 8;
   p.distance = distance.mutable_data();
@@ -177,14 +197,14 @@ void distance_transform(const Tensor& mask, const std::vector<double>& spacing, 
 // A copy or a conversion would hide where the kernels write.
 template <class T>
 void bind(py::module_& m) {
-  m.def("forward", &forward<T>, py::arg("arguments"), py::arg("sums").noconvert(),
-        py::arg("loss").noconvert(), py::arg("numerator"), py::arg("denominator"));
+  m.def("forward", &forward<T>, py::arg("arguments"), py::arg("sums").noconvert());
+  m.def("loss", &loss<T>, py::arg("arguments"), py::arg("ratio"), py::arg("sums").noconvert(),
+        py::arg("loss").noconvert());
   m.def("backward", &backward<T>, py::arg("arguments"), py::arg("grad_sums").noconvert(),
         py::arg("grad_input"));
-  m.def("ratio", &ratio<T>, py::arg("sums").noconvert(), py::arg("numerator"), py::arg("denominator"),
-        py::arg("ratio_of_row").noconvert());
-  m.def("ratio_backward", &ratio_backward<T>, py::arg("grad_ratio").noconvert(), py::arg("sums").noconvert(),
-        py::arg("numerator"), py::arg("denominator"), py::arg("grad_sums").noconvert());
+  m.def("ratio", &ratio<T>, py::arg("ratio"), py::arg("sums").noconvert(), py::arg("loss").noconvert());
+  m.def("ratio_backward", &ratio_backward<T>, py::arg("ratio"), py::arg("grad_loss").noconvert(),
+        py::arg("sums").noconvert(), py::arg("grad_sums").noconvert());
   m.def("distance_transform", &distance_transform<T>, py::arg("mask"), py::arg("spacing"), py::arg("side"),
         py::arg("without_boundary"), py::arg("distance").noconvert(), py::arg("nearest").noconvert());
 }
@@ -216,10 +236,12 @@ PYBIND11_MODULE(cuda_on_host, m) {
   using namespace geoloss::cuda;
   py::register_exception<cuda_on_host::Error>(m, "Error", PyExc_RuntimeError);
   py::class_<Arguments>(m, "Arguments")
-      .def(py::init<const Tensor&, const Tensor&, const std::optional<Tensor>&, const std::optional<Tensor>&,
-                    std::vector<std::string>, const std::string&, const std::vector<double>&,
-                    const std::vector<int64_t>&, std::optional<int64_t>, bool>(),
+      .def(py::init<const Tensor&, const Tensor&, const std::optional<Tensor>&, const std::vector<Tensor>&,
+                    const std::vector<int64_t>&, const std::vector<double>&, int, std::optional<int64_t>,
+                    bool>(),
            py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::keep_alive<1, 4>(), py::keep_alive<1, 5>());
+  py::class_<RatioNumbers>(m, "RatioNumbers")
+      .def(py::init<std::optional<py::array>, const std::vector<int64_t>&, std::vector<double>, int>());
   bind<float>(m);
   bind<double>(m);
   m.def("set_schedule", &set_schedule);

@@ -68,7 +68,14 @@ def _bits(tensor: Tensor) -> tuple[np.ndarray, str]:
 
 
 def _arguments(*arguments: Any) -> Any:
-    return module().Arguments(*(_bits(each) if isinstance(each, Tensor) else each for each in arguments))
+    """The launch layer's; it keeps the memory of every tensor alive."""
+    return module().Arguments(*map(_plain, arguments))
+
+
+def _plain(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return _bits(argument)
+    return [_plain(each) for each in argument] if isinstance(argument, (list, tuple)) else argument
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -79,19 +86,37 @@ def _poisoned(like: Tensor, shape: Sequence[int]) -> Tensor:
     return like.new_full(shape, torch.nan)
 
 
-def _sums_like(input: Tensor, terms: Sequence[str], include_background: bool) -> Tensor:
+def _sums_like(input: Tensor, terms: Sequence[int], include_background: bool) -> Tensor:
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     channels = input.shape[1] - (0 if include_background else 1)
-    return torch.full((input.shape[0], channels, len(terms)), torch.nan, dtype=dtype)
+    return torch.full((input.shape[0], channels, _count_terms(terms)), torch.nan, dtype=dtype)
+
+
+def _count_terms(terms: Sequence[int]) -> int:
+    """Columns of the sums: a term has a kind, two counts, and as many integers as the first of them says."""
+    count = start = 0
+    while start < len(terms):
+        start += 3 + terms[start + 1]
+        count += 1
+    return count
+
+
+def _ratio_numbers(channel_weights: Tensor | None, *numbers: Any) -> Any:
+    return module().RatioNumbers(None if channel_weights is None else _array(channel_weights), *numbers)
+
+
+def _loss_like(sums: Tensor, fractions: Sequence[int], reduction: int) -> Tensor:
+    pooling, skip = fractions[:2]
+    batch, channels = sums.shape[0] if pooling == 0 else 1, sums.shape[1] - skip if pooling < 2 else 1
+    return _poisoned(sums, () if reduction else (batch, channels))
 
 
 def geo_sums(input: Tensor, *rest: Any) -> Tensor:
-    terms, include_background = rest[3], rest[8]
+    terms, include_background = rest[3], rest[7]
     sums = _sums_like(input, terms, include_background)
     if input.numel() == 0:
         return sums.zero_()
-    unused = [0.0] * (len(terms) + 1)
-    module().forward(_arguments(input, *rest), sums.numpy(), None, unused, unused)
+    module().forward(_arguments(input, *rest), sums.numpy())
     return sums
 
 
@@ -102,45 +127,54 @@ def geo_sums_backward(grad_sums: Tensor, input: Tensor, *rest: Any) -> Tensor:
     return grad_input
 
 
-def geo_ratio(sums: Tensor, numerator: Sequence[float], denominator: Sequence[float]) -> Tensor:
-    ratio = _poisoned(sums, sums.shape[:2])
+def geo_ratio(sums: Tensor, channel_weights: Tensor | None, *numbers: Any) -> Tensor:
+    ratio = _loss_like(sums, numbers[0], numbers[2])
     if ratio.numel():
-        flat = _array(sums).reshape(-1, sums.shape[-1])
-        module().ratio(flat, numerator, denominator, ratio.view(-1).numpy())
+        module().ratio(_ratio_numbers(channel_weights, *numbers), _array(sums), ratio.numpy())
     return ratio
 
 
 def geo_ratio_backward(
-    grad_ratio: Tensor, sums: Tensor, numerator: Sequence[float], denominator: Sequence[float]
+    grad_ratio: Tensor, sums: Tensor, channel_weights: Tensor | None, *numbers: Any
 ) -> Tensor:
     grad_sums = _poisoned(sums, sums.shape)
-    if grad_ratio.numel():
-        flat = _array(sums).reshape(-1, sums.shape[-1])
-        slopes = grad_sums.view(flat.shape).numpy()
-        module().ratio_backward(_array(grad_ratio).reshape(-1), flat, numerator, denominator, slopes)
+    if grad_sums.numel():
+        ratio = _ratio_numbers(channel_weights, *numbers)
+        module().ratio_backward(ratio, _array(grad_ratio), _array(sums), grad_sums.numpy())
     return grad_sums
 
 
-def geo_loss(input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *rest, numerator, denominator = rest
-    terms, include_background = rest[3], rest[8]
+def geo_loss(
+    input: Tensor, target: Tensor, mask: Tensor | None, channel_weights: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    *of_sums, fractions, weights, reduction = rest
+    terms, include_background = of_sums[1], of_sums[5]
     sums = _sums_like(input, terms, include_background)
+    numbers = (fractions, weights, reduction)
     if input.numel() == 0:
-        sums.zero_()
-        return geo_ratio(sums, numerator, denominator), sums
-    loss = _poisoned(sums, sums.shape[:2])
-    module().forward(_arguments(input, *rest), sums.numpy(), loss.numpy(), numerator, denominator)
+        return geo_ratio(sums.zero_(), channel_weights, *numbers), sums
+    loss = _loss_like(sums, fractions, reduction)
+    arguments = _arguments(input, target, mask, *of_sums)
+    module().loss(arguments, _ratio_numbers(channel_weights, *numbers), sums.numpy(), loss.numpy())
     return loss, sums
 
 
-def geo_loss_backward(grad_loss: Tensor, sums: Tensor, input: Tensor, *rest: Any) -> Tensor:
-    *rest, numerator, denominator = rest
-    grad_sums = geo_ratio_backward(grad_loss, sums, numerator, denominator)
-    return geo_sums_backward(grad_sums, input, *rest)
+def geo_loss_backward(
+    grad_loss: Tensor,
+    sums: Tensor,
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    channel_weights: Tensor | None,
+    *rest: Any,
+) -> Tensor:
+    *of_sums, fractions, weights, reduction = rest
+    grad_sums = geo_ratio_backward(grad_loss, sums, channel_weights, fractions, weights, reduction)
+    return geo_sums_backward(grad_sums, input, target, mask, *of_sums)
 
 
 def distance_transform(
-    mask: Tensor, spacing: Sequence[float], side: str, without_boundary: float, dtype: torch.dtype
+    mask: Tensor, spacing: Sequence[float], side: int, without_boundary: float, dtype: torch.dtype
 ) -> Tensor:
     distance = torch.full(mask.shape, torch.nan, dtype=dtype)
     if mask.numel():
@@ -149,7 +183,7 @@ def distance_transform(
 
 
 def distance_transform_with_indices(
-    mask: Tensor, spacing: Sequence[float], side: str, without_boundary: float, dtype: torch.dtype
+    mask: Tensor, spacing: Sequence[float], side: int, without_boundary: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     distance = torch.full(mask.shape, torch.nan, dtype=dtype)
     nearest = torch.full(mask.shape, -2)
