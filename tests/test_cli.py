@@ -139,10 +139,12 @@ def test_evaluate_a_model_on_its_test_split(
         "---",
         "subject3",
         "mean",
+        "mean (undefined as 0)",
+        "subjects in mean",
     ]
     assert (tmp_path / "metrics.md").read_text() == output
     assert main(["evaluate", "--model", str(run), "--split", "all", "--out", str(tmp_path / "all")]) == 0
-    assert len((tmp_path / "all" / "metrics.csv").read_text().splitlines()) == 6
+    assert len((tmp_path / "all" / "metrics.csv").read_text().splitlines()) == 8
 
 
 def test_evaluate_folders(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +155,10 @@ def test_evaluate_folders(table: Path, tmp_path: Path, capsys: pytest.CaptureFix
             (tmp_path / folder / f"{subject.name}.nii.gz").write_bytes(subject.mask.read_bytes())
     folders = ["--predictions", str(tmp_path / "predictions"), "--references", str(tmp_path / "references")]
     assert main(["evaluate", *folders, "--out", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("| mean | 1.000 | 1.000 |")
+    mean, with_zeros, defined = capsys.readouterr().out.splitlines()[-3:]
+    assert mean.startswith("| mean | 1.000 | 1.000 |")
+    assert with_zeros.startswith("| mean (undefined as 0) | 1.000 | 1.000 |")
+    assert defined.startswith("| subjects in mean | 4 | 4 | 4 | – | 4 | – | 4 | 4 |")
 
 
 def test_evaluate_a_checkpoint_on_the_table_beside_it(

@@ -314,3 +314,24 @@ def test_an_image_without_brain_is_named(subject, tmp_path):
     nib.save(nib.Nifti1Image(np.zeros(like.shape, np.float32), like.affine), empty)
     with pytest.raises(InputError, match=r"empty.nii.gz: expected a brain"):
         lga.prepare(Subject("nobody", {"t1": subject.images["t1"], "flair": empty}))
+
+
+@pytest.mark.parametrize(
+    ("voxels", "edge", "message"),
+    [
+        ((1, 1, 1), 1.0, "cannot be registered to the template: "),
+        ((30, 30, 1), 1.0, "cannot be registered to the template: "),
+        ((20, 20, 20), 0.002, "cannot be registered to the template: "),
+        ((20, 20, 20), 100.0, "expected a brain of at most 500 mm, got 2000 mm"),
+    ],
+)
+def test_brains_that_no_template_lies_on(
+    tmp_path: Path, voxels: tuple[int, ...], edge: float, message: str
+) -> None:
+    brain = np.zeros((40, 40, 40), np.float32)
+    brain[tuple(slice(5, 5 + count) for count in voxels)] = 100
+    images = {name: tmp_path / f"{name}.nii.gz" for name in lga.MODALITIES}
+    for path in images.values():
+        nib.save(nib.Nifti1Image(brain, np.diag([edge, edge, edge, 1])), path)
+    with pytest.raises(InputError, match=f"t1.nii.gz: {message}"):
+        lga.prepare(Subject("s", images))

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from training_helpers import write_image
 
 from geoloss_kernels.lesions.cli import main
-from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.errors import InputError, InputWarning
+from geoloss_kernels.lesions.imaging.bias_field import correct_bias
+from geoloss_kernels.lesions.imaging.itk import from_sitk, to_sitk
+from geoloss_kernels.lesions.imaging.registration import register_rigidly
+from geoloss_kernels.lesions.imaging.resampling import resample
 from geoloss_kernels.lesions.preprocessing.preprocessing import (
     PreprocessingOptions,
-    correct_bias,
     correct_subject,
     preprocess,
-    register_rigidly,
 )
 from geoloss_kernels.lesions.subjects.subject import Subject
 
 SIZE = (64, 72, 40)
 SPACING = (2.0, 2.0, 3.0)
 CENTRE = (64.0, 72.0, 60.0)
+BRAIN_AFFINE = np.array([[1.0, 0, 0, -20], [0, 1, 0, -22], [0, 0, 1.5, -21], [0, 0, 0, 1]])
 TISSUES = {"flair": (40.0, 90.0, 160.0), "t1": (130.0, 60.0, 20.0)}
 
 
@@ -145,5 +150,106 @@ def test_reference_has_to_be_there(subject: Subject, tmp_path: Path) -> None:
 def test_file_that_is_no_image(subject: Subject, tmp_path: Path) -> None:
     broken = tmp_path / "t1.nii.gz"
     broken.write_text("no image")
-    with pytest.raises(InputError, match=r"t1\.nii\.gz: cannot be read"):
+    with pytest.raises(InputError, match=r"t1\.nii\.gz: not a readable NIfTI file"):
         preprocess([Subject("bea", {**subject.images, "t1": broken})], tmp_path)
+
+
+def brain_in_zeros(folder: Path, affine: np.ndarray = BRAIN_AFFINE) -> Subject:
+    """A textured brain of positive, or for the T2 negative, values in a background of zeros, and a lesion."""
+    x, y, z = np.indices((40, 44, 28)) - np.array([20, 22, 14])[:, None, None, None]
+    brain = x**2 + y**2 + 2 * z**2 < 170
+    images = {}
+    for phase, name in enumerate(("t1", "t2", "flair")):
+        texture = 300 + 50 * np.cos(x / 3 + phase) * np.cos(y / 4) * np.sin(z / 3)
+        values = (texture if name != "t2" else -texture) * brain
+        images[name] = write_image(folder / f"{name}.nii.gz", values.astype(np.float32), affine)
+    lesion = np.zeros(brain.shape, np.uint8)
+    lesion[17:22, 20:25, 12:16] = 1
+    return Subject(folder.name, images, write_image(folder / "mask.nii.gz", lesion, affine))
+
+
+def values_of(path: Path) -> np.ndarray:
+    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj)
+
+
+def test_background_stays_background(tmp_path: Path) -> None:
+    subject = brain_in_zeros(tmp_path / "raw")
+    (done,) = preprocess([subject], tmp_path / "out", PreprocessingOptions(correct_bias=False), str)
+    for name, path in subject.images.items():
+        before, after = values_of(path), values_of(done.images[name])
+        moved = (before != 0) ^ (after != 0)
+        assert moved.mean() < 0.01  # the registration's share of a voxel, at the brain's surface
+        assert (after[after != 0] > 0).all() == (name != "t2")
+        inside = before[before != 0]
+        assert inside.min() <= after[after != 0].min()
+        assert after[after != 0].max() <= inside.max()
+
+
+def test_resampling_by_known_steps() -> None:
+    """Half a voxel and two voxels further, what is background is told by itself."""
+    values = np.zeros((12, 10, 10), np.float32)
+    values[4:8, 3:7, 3:7] = 100
+    image = to_sitk(values, np.eye(4))
+    shifts = {2.0: (6, 10), 0.4: (4, 8)}
+    for shift, (first, end) in shifts.items():
+        transform = sitk.TranslationTransform(3, (shift, 0.0, 0.0))  # LPS: towards smaller indices in x
+        found = from_sitk(resample(image, image, transform))
+        assert np.array_equal(np.flatnonzero(found.any((1, 2))), np.arange(first, end))
+        assert set(np.unique(found)) <= {0, 100}
+    assert not from_sitk(resample(image, image, sitk.TranslationTransform(3, (50.0, 0.0, 0.0)))).any()
+
+
+def test_the_mask_stays_on_its_voxels_whatever_the_qforms_say(tmp_path: Path) -> None:
+    subject = brain_in_zeros(tmp_path / "raw")
+    shifted = BRAIN_AFFINE.copy()
+    shifted[:2, 3] += 6, -4
+    for path in (*subject.images.values(), subject.mask):
+        assert path is not None
+        image = nib.Nifti1Image(values_of(path), BRAIN_AFFINE)
+        image.set_sform(BRAIN_AFFINE, 2)
+        image.set_qform(None if path == subject.mask else shifted, 0 if path == subject.mask else 1)
+        nib.save(image, path)
+    with pytest.warns(
+        InputWarning, match=r"flair.nii.gz: sform and qform put its corners up to 7.21 mm apart"
+    ):
+        (done,) = preprocess([subject], tmp_path / "out", PreprocessingOptions(correct_bias=False), str)
+    assert done.mask is not None
+    assert subject.mask is not None
+    assert np.array_equal(values_of(done.mask), values_of(subject.mask))
+    header = nib.Nifti1Image.from_filename(done.mask).header
+    assert np.array_equal(header.get_sform(), BRAIN_AFFINE)
+    np.testing.assert_allclose(header.get_qform(), shifted, atol=1e-6)
+
+
+def test_labels_of_a_mask_are_kept(tmp_path: Path) -> None:
+    subject = brain_in_zeros(tmp_path / "raw")
+    assert subject.mask is not None
+    write_image(subject.mask, 300 * values_of(subject.mask).astype(np.float32), BRAIN_AFFINE)
+    (done,) = preprocess([subject], tmp_path / "out", PreprocessingOptions(correct_bias=False), str)
+    assert done.mask is not None
+    assert sorted(np.unique(values_of(done.mask))) == [0, 300]
+
+
+@pytest.mark.parametrize("kind", ["mask elsewhere", "cut off", "zeros", "far apart"])
+def test_nothing_is_written_of_what_does_not_fit(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subject = brain_in_zeros(tmp_path / "raw" / "anna")
+    flair, t1 = subject.images["flair"], subject.images["t1"]
+    assert subject.mask is not None
+    if kind == "mask elsewhere":
+        write_image(subject.mask, values_of(subject.mask), np.eye(4))
+    elif kind == "cut off":
+        flair.write_bytes(flair.read_bytes()[: flair.stat().st_size // 2])
+    elif kind == "zeros":
+        write_image(t1, 0 * values_of(t1), BRAIN_AFFINE)
+    else:
+        away = BRAIN_AFFINE.copy()
+        away[:3, 3] += 5000
+        write_image(t1, values_of(t1), away)
+    named = {"mask elsewhere": "mask", "cut off": "flair"}.get(kind, "t1")
+    arguments = ["--out", str(tmp_path / "out"), "--no-bias-correction"]
+    assert main(["preprocess", str(tmp_path / "raw"), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"geoloss: error: {tmp_path / 'raw' / 'anna' / named}.nii.gz: ")
+    assert not (tmp_path / "out").exists()

@@ -20,7 +20,8 @@ from training_helpers import (
     write_image,
 )
 
-from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.cli import main
+from geoloss_kernels.lesions.errors import InputError, InputWarning
 from geoloss_kernels.lesions.evaluation.evaluation import evaluate, evaluate_folders
 from geoloss_kernels.lesions.prediction.prediction import Model, predict_subject, save_prediction
 from geoloss_kernels.lesions.subjects.subject import Subject
@@ -115,7 +116,7 @@ def test_evaluation_table(tmp_path: Path, model: Model) -> None:
     assert seen == ["subject0", "subject1", "subject2", "subject3", "empty"]
     assert table.summary.dice == pytest.approx(4 / 5)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "metrics.csv").read_text())))
-    assert [row["subject"] for row in rows] == [*seen, "mean"]
+    assert [row["subject"] for row in rows] == [*seen, "mean", "mean (undefined as 0)", "subjects in mean"]
     voxels = int(make_arrays(seed=0)["mask"].sum())
     assert float(rows[0]["reference ml"]) == pytest.approx(voxels * 1.5 / 1000)
     assert float(rows[0]["DSC"]) == 1
@@ -126,6 +127,71 @@ def test_evaluation_table(tmp_path: Path, model: Model) -> None:
     assert markdown[2].startswith("| subject0 | 1.000 | 1.000 | 1.000 | 1.000 |")
     assert markdown[6].startswith("| empty | 0.000 | – | 0.000 | 0.000 |")
     assert len(list((tmp_path / "out" / "predictions").iterdir())) == 10
+
+
+def test_means_say_over_whom_they_are(tmp_path: Path) -> None:
+    """Nothing is predicted in two of five subjects, and there is nothing to find in one of these."""
+    target = np.zeros(SHAPE, np.uint8)
+    target[5:8, 5:8, 5:8] = 1
+    pairs = [(target, target)] * 3 + [(0 * target, target), (0 * target, 0 * target)]
+    for number, (prediction, reference) in enumerate(pairs):
+        write_image(tmp_path / "predictions" / f"s{number}.nii.gz", prediction)
+        write_image(tmp_path / "references" / f"s{number}.nii.gz", reference)
+    evaluate_folders(tmp_path / "predictions", tmp_path / "references", tmp_path / "out")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "metrics.csv").read_text())))
+    mean, with_zeros, defined = rows[5:]
+    diagonal = float(np.linalg.norm(np.multiply(SHAPE, (1, 1, 1.5))))
+    assert {name: float(rows[3][name]) for name in ("DSC", "LTPR", "HD95 mm", "ASD mm")} == pytest.approx(
+        {"DSC": 0, "LTPR": 0, "HD95 mm": diagonal, "ASD mm": diagonal}, rel=1e-5
+    )
+    assert {rows[4][name] for name in ("DSC", "LTPR", "LPPV", "HD95 mm", "ASD mm")} == {"nan"}
+    expected = {
+        "DSC": (3 / 4, 3 / 5, 4),
+        "LTPR": (3 / 4, 3 / 5, 4),
+        "LPPV": (1, 3 / 5, 3),
+        "L-F1": (2 * 3 / 4 / (7 / 4), 3 / 5, np.nan),
+        "HD95 mm": (diagonal / 4, diagonal / 5, 4),
+        "ASD mm": (diagonal / 4, diagonal / 5, 4),
+        "reference lesions": (4 / 5, 4 / 5, 5),
+    }
+    for column, values in expected.items():
+        found = [float(row[column]) for row in (mean, with_zeros, defined)]
+        assert found == pytest.approx(values, rel=1e-5, nan_ok=True), column
+
+
+def test_distances_are_in_millimetres_of_the_files_axes(tmp_path: Path) -> None:
+    affine = np.array([[0.0, 0, -2, 0], [3, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    prediction, reference = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
+    prediction[4, 5, 6], reference[6, 5, 6] = 1, 1
+    write_image(tmp_path / "predictions" / "s.nii.gz", prediction, affine)
+    write_image(tmp_path / "references" / "s.nii.gz", reference, affine)
+    (result,) = evaluate_folders(tmp_path / "predictions", tmp_path / "references").results
+    assert result.surfaces.hausdorff_95 == pytest.approx(6)
+
+
+@pytest.mark.parametrize(("connectivity", "lesions"), [(6, 3), (18, 2), (26, 1)])
+def test_connectivity_says_what_one_lesion_is(
+    tmp_path: Path, connectivity: int, lesions: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[5, 5, 5] = mask[6, 6, 5] = mask[7, 7, 6] = 1  # by an edge, then by a corner
+    for folder in ("predictions", "references"):
+        write_image(tmp_path / folder / "s.nii.gz", mask)
+    folders = ["--predictions", str(tmp_path / "predictions"), "--references", str(tmp_path / "references")]
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["evaluate", *folders, *out, "--connectivity", str(connectivity)]) == 0
+    row = capsys.readouterr().out.splitlines()[2].split("|")
+    assert row[10].strip() == row[11].strip() == str(lesions)
+    with pytest.raises(SystemExit):
+        main(["evaluate", *folders, *out, "--connectivity", "8"])
+
+
+def test_predictions_without_a_reference_are_told(tmp_path: Path) -> None:
+    for name in ("references/a", "predictions/a", "predictions/b"):
+        write_image(tmp_path / f"{name}.nii.gz", make_arrays(0)["mask"])
+    with pytest.warns(InputWarning, match="references: no reference for b: not evaluated"):
+        table = evaluate_folders(tmp_path / "predictions", tmp_path / "references")
+    assert [result.name for result in table.results] == ["a"]
 
 
 def test_evaluation_needs_subjects_with_masks(tmp_path: Path, model: Model) -> None:

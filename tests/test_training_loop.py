@@ -7,6 +7,7 @@ import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,22 @@ import torch
 from torch import nn
 from training_helpers import SHAPE, make_arrays, make_subjects, tiny_config, write_image
 
+from geoloss_kernels.lesions.cli import main
 from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.prediction.prediction import load_model
 from geoloss_kernels.lesions.subjects.subject import Subject
+from geoloss_kernels.lesions.subjects.table import format_table
 from geoloss_kernels.lesions.training import loop
 from geoloss_kernels.lesions.training.curves import draw_progress
 from geoloss_kernels.lesions.training.loop import TrainingResult, resume, steps_per_epoch, train
 from geoloss_kernels.lesions.training.named_losses import LOSSES, build_loss
 from geoloss_kernels.lesions.training.network import NETWORKS, build_network
 from geoloss_kernels.lesions.training.run_folder import EpochRecord, RunFolder, load_checkpoint
+
+TINY_NETWORK = [
+    f"--set={setting}"
+    for setting in ("patch_size=16", "batch_size=2", "channels=[4, 8]", "strides=[2]", "device=cpu")
+]
 
 
 class KilledError(Exception):
@@ -461,9 +469,81 @@ def test_not_a_number_stops_the_run(
             return (logits * float("nan")).mean()
 
     monkeypatch.setattr(loop, "build_loss", lambda *names, **options: NotANumber())
-    with pytest.raises(FloatingPointError, match="training loss is nan in epoch 1"):
+    message = (
+        r"the loss of epoch 1, step 1 is not finite: try a learning_rate below 0\.001; no epoch is finished"
+    )
+    with pytest.raises(InputError, match=message):
         train(tiny_config(loss="dice"), subjects, tmp_path / "run", log=quiet)
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_the_checkpoint_before_a_divergence_is_kept(
+    tmp_path: Path, subjects: list[Subject], uninterrupted: TrainingResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(KilledError):
+        train(tiny_config(), subjects, run, on_epoch_end=kill_after(2), log=quiet)
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("learning_rate = 0.001", "learning_rate = 1e30"))
+    state = torch.load(run / "last.pt", weights_only=True)
+    state["optimizer"]["param_groups"][0]["lr"] = 1e30
+    torch.save(state, run / "last.pt")
+    kept = (run / "last.pt").read_bytes()
+    with pytest.raises(
+        InputError, match=r"the loss of epoch 3, step 2 is not finite: .*; last.pt is of epoch 2"
+    ):
+        resume(run, log=quiet)
+    assert (run / "last.pt").read_bytes() == kept
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(
+    tmp_path: Path, subjects: list[Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last step of an epoch no loss tells it."""
+
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, logits: torch.Tensor) -> torch.Tensor:
+            ctx.shape = logits.shape
+            return logits.new_zeros(())
+
+        @staticmethod
+        def backward(ctx: Any, slope: torch.Tensor) -> torch.Tensor:
+            return slope.new_full(ctx.shape, float("nan"))
+
+    class SteepLoss(nn.Module):
+        def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return Steep.apply(logits)
+
+    monkeypatch.setattr(loop, "build_loss", lambda *names, **options: SteepLoss())
+    with pytest.raises(InputError, match="the network after 1 epochs is not finite"):
+        train(tiny_config(loss="dice", steps_per_epoch=1), subjects, tmp_path / "run", log=quiet)
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_file_is_one_error_with_workers_too(
+    tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subjects = make_subjects(tmp_path / "data", ("train",))
+    broken = subjects[0].images["t2"]
+    broken.write_bytes(broken.read_bytes()[:3000])
+    table = tmp_path / "table.csv"
+    table.write_text(format_table(subjects))
+    settings = ["--set=cache=false", f"--set=num_workers={workers}"]
+    assert main(["train", str(table), "--out", str(tmp_path / "run"), *TINY_NETWORK, *settings]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"geoloss: error: {broken}: cannot read the voxels: ")
+
+
+def test_test_subjects_need_no_masks(tmp_path: Path) -> None:
+    """Neither of a table, nor those of nnU-Net's imagesTs."""
+    subjects = make_subjects(tmp_path / "data")
+    table = tmp_path / "table.csv"
+    table.write_text(format_table([replace(s, mask=None if s.split == "test" else s.mask) for s in subjects]))
+    small = ["--set=epochs=1", "--set=steps_per_epoch=1"]
+    assert main(["train", str(table), "--out", str(tmp_path / "run"), *TINY_NETWORK, *small]) == 0
+    assert (tmp_path / "run" / "last.pt").is_file()
 
 
 def test_bad_checkpoints(tmp_path: Path) -> None:

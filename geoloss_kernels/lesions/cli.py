@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from geoloss_kernels import __version__
-from geoloss_kernels.lesions.errors import InputError, message_of
+from geoloss_kernels.lesions.errors import InputError, message_of, one_line, warnings_shown_by
 
 COMMANDS = {
     "demo": ("demo", "make phantom subjects, train with Dice and Dice + FOG, compare"),
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"needs {', '.join(missing)}: pip install 'geoloss-kernels[train]'")
     options = build_parser(arguments).parse_args(arguments)
     try:
-        options.run(options)
+        with warnings_shown_by(_show_warning):
+            options.run(options)
     except (InputError, OSError) as error:
         return _fail(message_of(error, options.lesion_label_option))
     except KeyboardInterrupt:
@@ -92,6 +93,10 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
             command_parser.set_defaults(run=command.run)
             command.add_arguments(command_parser)
     return parser
+
+
+def _show_warning(message: str) -> None:
+    print(f"geoloss: warning: {one_line(message)}", file=sys.stderr)
 
 
 def _fail(message: str) -> int:

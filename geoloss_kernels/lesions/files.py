@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from geoloss_kernels.lesions.errors import InputError
 
@@ -31,6 +33,42 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        InputError: there is no file, or it holds something else, such as text in another encoding.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"the byte 0x{error.object[error.start]:02x} at position {error.start}"
+        raise InputError(f"{path}: expected text in UTF-8, got {found}; save it as UTF-8") from None
+    if "\0" in text:
+        raise InputError(f"{path}: expected text in UTF-8, got a zero byte; save it as UTF-8")
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: there is no file, or it is not valid.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+
+
+def require_file_name(name: str, what: str) -> None:
+    """Raise InputError unless ``name`` can be part of the name of a file, in the folder that is meant."""
+    if not name or name.startswith(".") or not name.isprintable() or {"/", "\\"} & set(name):
+        raise InputError(f"{what}: expected a name that can be part of a file's name, got {name!r}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from geoloss_kernels.metrics.lesions import (
     lesion_metrics,
     summarise,
 )
+from geoloss_kernels.metrics.surfaces import SurfaceDistances, surface_distances
 
 __all__ = [
     "LesionMetrics",
@@ -16,4 +17,6 @@ __all__ = [
     "label_lesions",
     "lesion_metrics",
     "summarise",
+    "SurfaceDistances",
+    "surface_distances",
 ]

@@ -95,7 +95,7 @@ class LesionSummary:
 
 def dice_coefficient(prediction: ArrayLike, target: ArrayLike) -> float:
     """Dice similarity coefficient of two binary masks of the same shape; NaN when both are empty."""
-    predicted, reference = _same_shape(prediction, target)
+    predicted, reference = as_mask_pair(prediction, target)
     return _ratio(2 * _count(predicted & reference), _count(predicted) + _count(reference))
 
 
@@ -120,7 +120,7 @@ def lesion_metrics(
     Raises:
         ValueError: shapes differ, a value is neither 0 nor 1, or an option is out of range.
     """
-    predicted, reference = _same_shape(prediction, target)
+    predicted, reference = as_mask_pair(prediction, target)
     if min_overlap_voxels < 1:
         raise ValueError(f"min_overlap_voxels: expected at least 1, got {min_overlap_voxels}")
     predicted_labels, predicted_lesions = label_lesions(predicted, connectivity, min_size)
@@ -218,7 +218,8 @@ def _overlapped(labels_in_overlap: NDArray[np.int32], min_voxels: int) -> int:
     return _count(overlaps >= min_voxels)
 
 
-def _same_shape(prediction: ArrayLike, target: ArrayLike) -> tuple[Mask, Mask]:
+def as_mask_pair(prediction: ArrayLike, target: ArrayLike) -> tuple[Mask, Mask]:
+    """Both as booleans; ValueError unless they have one shape and hold 0 and 1 alone."""
     predicted, reference = _as_mask(prediction, "prediction"), _as_mask(target, "target")
     if predicted.shape != reference.shape:
         raise ValueError(f"target: expected the prediction's shape {predicted.shape}, got {reference.shape}")

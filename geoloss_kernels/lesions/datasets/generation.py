@@ -25,9 +25,10 @@ from geoloss_kernels.lesions.datasets.scans import MODALITIES, Scan, make_scan, 
 from geoloss_kernels.lesions.datasets.simulated_lesions import make_lesions
 from geoloss_kernels.lesions.datasets.transplants import transplant_lesions
 from geoloss_kernels.lesions.errors import InputError
-from geoloss_kernels.lesions.files import exclusive, write_text
+from geoloss_kernels.lesions.files import exclusive, read_json, write_text
 from geoloss_kernels.lesions.progress import Log
-from geoloss_kernels.lesions.subjects.layouts import IMAGE_SUFFIXES, load_subjects
+from geoloss_kernels.lesions.subjects.folders import IMAGE_SUFFIXES
+from geoloss_kernels.lesions.subjects.layouts import load_subjects
 from geoloss_kernels.lesions.subjects.subject import SPLITS, Subject
 
 CARD = "dataset_card.json"
@@ -248,11 +249,7 @@ def _claim(folder: Path, content: dict[str, Any]) -> None:
     """Writes the card into a new or empty folder; accepts a folder that has the same one."""
     path = folder / CARD
     if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not valid JSON: {error}") from None
-        difference = _difference(found, content)
+        difference = _difference(read_json(path), content)
         if difference:
             raise InputError(f"{folder}: holds another data set: {difference}")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

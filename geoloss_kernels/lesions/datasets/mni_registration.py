@@ -18,6 +18,7 @@ from scipy import ndimage
 from geoloss_kernels.lesions.datasets.anatomy import Maps, template
 from geoloss_kernels.lesions.datasets.fields import FloatVolume
 from geoloss_kernels.lesions.datasets.label_maps import LabelMap, read_label_map
+from geoloss_kernels.lesions.imaging.itk import naming_itk_errors
 from geoloss_kernels.lesions.imaging.registration import Schedule, deform_onto, register_affinely
 
 if TYPE_CHECKING:
@@ -53,10 +54,14 @@ def register_to_mni(path: Path) -> ToMni:
 
     Args:
         path: A label map that `read_label_map` reads.
+
+    Raises:
+        InputError: it cannot be read or registered.
     """
     label_map = read_label_map(path)
-    affine = _register_white_matter(label_map)
-    return ToMni(_register_ventricles(label_map, affine), affine)
+    with naming_itk_errors(path, "cannot be registered to the template"):
+        affine = _register_white_matter(label_map)
+        return ToMni(_register_ventricles(label_map, affine), affine)
 
 
 def transformed(points: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
+import nibabel as nib
 import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
@@ -15,7 +17,10 @@ from geoloss_kernels.lesions.errors import InputError
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-AFFINE_TOLERANCE_MM = 1e-2
+LARGEST_SHIFT = 0.1
+"""Of a voxel along each axis. Grids are the same where no corner of theirs is further apart: transforms are
+stored in single precision, as matrix or as quaternion, and programs round them; at 0.1 voxels nothing moves
+to another voxel, and scaling, turning and shifting all count by what they do to the image."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Grid:
     """Box of the volume in the RAS-ordered grid."""
     space_code: int = 1
     """NIfTI code of the space the affine leads to (1 scanner, 4 MNI)."""
+    header: nib.nifti1.Nifti1Header | None = field(default=None, repr=False, compare=False)
+    """Of the file, for what is written in its grid to have both of its transforms."""
 
     @property
     def volume_affine(self) -> NDArray[np.float64]:
@@ -39,8 +46,12 @@ class Grid:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel spacing in mm along the R, A and S axes of the volume."""
-        x, y, z = np.linalg.norm(self.volume_affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
+        return edges_of(self.volume_affine)
+
+    @property
+    def file_spacing(self) -> tuple[float, float, float]:
+        """Voxel spacing in mm along the axes of the file."""
+        return edges_of(self.affine)
 
     @property
     def voxel_volume(self) -> float:
@@ -72,12 +83,35 @@ class Grid:
         return tuple(shape)
 
 
+def edges_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Edges of a voxel in mm, along the axes that ``affine`` starts from."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def shift_between(
+    shape: tuple[int, int, int], affine: NDArray[np.float64], other: NDArray[np.float64]
+) -> tuple[float, float]:
+    """How far two affines put the corners of a grid apart, at most: in mm, and in voxels along an axis.
+
+    The centres of the corner voxels count: no voxel of the grid is further apart than the furthest of them.
+    """
+    corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in shape))]).T
+    apart = ((other - affine) @ corners)[:3]
+    voxels = np.linalg.solve(affine[:3, :3], apart)
+    return float(np.linalg.norm(apart, axis=0).max()), float(np.abs(voxels).max())
+
+
 def require_same_grid(grid: Grid, path: Path, expected: Grid, expected_path: Path) -> None:
+    """Raise InputError unless both grids have one shape, and corners within ``LARGEST_SHIFT``."""
     if grid.shape != expected.shape:
         raise InputError(f"{path}: shape {grid.shape} differs from {expected.shape} of {expected_path}")
-    difference = float(np.abs(grid.affine - expected.affine).max())
-    if difference > AFFINE_TOLERANCE_MM:
-        raise InputError(f"{path}: affine differs by up to {difference:g} mm from that of {expected_path}")
+    millimetres, voxels = shift_between(expected.shape, expected.affine, grid.affine)
+    if voxels > LARGEST_SHIFT:
+        raise InputError(
+            f"{path}: affine differs by up to {millimetres:.3g} mm from that of {expected_path}: expected "
+            f"corners within {LARGEST_SHIFT} voxels of each other, got {voxels:.3g}"
+        )
 
 
 def bounding_box(foreground: NDArray[np.bool_], margin: int = 0) -> tuple[slice, slice, slice]:

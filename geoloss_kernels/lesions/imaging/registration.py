@@ -42,6 +42,9 @@ class Schedule:
     iterations: int = 300
 
 
+RIGID_SCHEDULE = Schedule(shrink_factors=(4, 2, 1), smoothing=(2.0, 1.0, 0.0), sampled_fraction=0.2)
+
+
 def improve(
     transform: sitk.Transform, fixed: sitk.Image, moving: sitk.Image, schedule: Schedule, seed: int = 0
 ) -> None:
@@ -81,6 +84,20 @@ def improve(
         registration.Execute(fixed, moving)
 
 
+def register_rigidly(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> sitk.Euler3DTransform:
+    """The rigid transform from points of ``fixed`` to the same anatomy in ``moving``, in mm.
+
+    For images of different contrast that overlap: it starts from the scanner's coordinates, with the centre
+    of rotation in the middle of ``fixed``.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    middle = fixed.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in fixed.GetSize()])
+    transform = sitk.Euler3DTransform(middle)
+    improve(transform, fixed, moving, RIGID_SCHEDULE, seed)
+    return transform
+
+
 def register_affinely(fixed: sitk.Image, moving: sitk.Image, schedule: Schedule) -> sitk.AffineTransform:
     """The affine transform from points of ``fixed`` to the same anatomy in ``moving``, in mm.
 
@@ -110,19 +127,6 @@ def deform_onto(fixed: sitk.Image, moving: sitk.Image) -> NDArray[np.float32]:
     with _one_thread():
         field = demons.Execute(fixed, moving)
     return np.ascontiguousarray(sitk.GetArrayFromImage(field).transpose(3, 2, 1, 0), dtype=np.float32)
-
-
-def to_sitk(values: NDArray[np.float32], affine: NDArray[np.float64]) -> sitk.Image:
-    """[X, Y, Z] with its affine, from voxels to mm (RAS), as an image of SimpleITK, whose mm are LPS."""
-    import SimpleITK as sitk  # noqa: N813
-
-    to_lps = np.diag([-1.0, -1.0, 1.0])
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((to_lps @ affine[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin((to_lps @ affine[:3, 3]).tolist())
-    return image
 
 
 @contextmanager

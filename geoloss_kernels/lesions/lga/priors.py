@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from geoloss_kernels.lesions.imaging.registration import Schedule, register_affinely, to_sitk
+from geoloss_kernels.lesions.imaging.itk import to_sitk
+from geoloss_kernels.lesions.imaging.registration import Schedule, register_affinely
 from geoloss_kernels.lesions.lga.tissue import Array, Mask
 
 if TYPE_CHECKING:

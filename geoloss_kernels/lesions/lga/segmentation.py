@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
+import numpy as np
+
 from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.imaging.grid import Grid, bounding_box
+from geoloss_kernels.lesions.imaging.itk import naming_itk_errors
 from geoloss_kernels.lesions.imaging.reading import load_images
 from geoloss_kernels.lesions.lga.belief import Belief, belief_map
 from geoloss_kernels.lesions.lga.growth import GrowthOptions, grow_lesions
@@ -16,6 +19,8 @@ from geoloss_kernels.lesions.subjects.subject import Subject
 
 MODALITIES = ("t1", "flair")
 PACKAGES = ("nilearn", "SimpleITK")
+LARGEST_BRAIN_MM = 500
+"""Registration fills the brain with cubes of 2 mm, and memory with a brain of voxels that are metres wide."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,15 @@ def prepare(subject: Subject) -> Preparation:
     if not brain.any():
         raise InputError(f"{subject.images['flair']}: expected a brain, voxels above 0 that T1 has, too")
     box = bounding_box(brain)
+    extent = max(np.multiply([axis.stop - axis.start for axis in box], whole.spacing))
+    if extent > LARGEST_BRAIN_MM:
+        raise InputError(
+            f"{subject.images['t1']}: expected a brain of at most {LARGEST_BRAIN_MM} mm, got {extent:.0f} mm"
+        )
     grid = replace(whole, crop=box)
     t1, flair, brain = t1[box], flair[box], brain[box]
-    priors = tissue_priors(t1, brain, grid.volume_affine)
+    with naming_itk_errors(subject.images["t1"], "cannot be registered to the template"):
+        priors = tissue_priors(t1, brain, grid.volume_affine)
     tissue = segment_tissue(t1, brain, priors)
     return Preparation(belief_map(t1, flair, brain, tissue, priors[WHITE] * brain), grid)
 

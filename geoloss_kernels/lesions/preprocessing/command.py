@@ -28,6 +28,6 @@ def run(options: argparse.Namespace) -> None:
     """Writes the images and a table of them."""
     if find_spec("SimpleITK") is None:
         raise InputError("preprocess needs SimpleITK: pip install 'geoloss-kernels[preprocess]'")
-    subjects = subjects_of(options, options.source, options.modalities, masks_required=False)
+    subjects = subjects_of(options, options.source, options.modalities, masks_for=())
     preprocess(subjects, options.out, PreprocessingOptions(options.reference, not options.no_bias_correction))
     print(f"finished: {options.out / 'subjects.csv'}")

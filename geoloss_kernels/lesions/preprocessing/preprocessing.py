@@ -2,30 +2,36 @@
 
 N4 by SimpleITK, on each image's own grid, and then rigid registration by SimpleITK (Mattes mutual information
 of a fifth of the voxels, three resolutions), which bias fields would mislead by half a millimetre.
-Intensities are left in the scanner's units: the trainer normalises each volume itself.
+Intensities are left in the scanner's units, and a background of zeros stays one: the trainer crops and
+normalises each volume by it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geoloss_kernels.lesions.errors import InputError
-from geoloss_kernels.lesions.files import replacing, write_text
-from geoloss_kernels.lesions.imaging.registration import Schedule, improve
+from geoloss_kernels.lesions.files import write_text
+from geoloss_kernels.lesions.imaging.bias_field import correct_bias
+from geoloss_kernels.lesions.imaging.grid import Grid, require_same_grid
+from geoloss_kernels.lesions.imaging.itk import from_sitk, naming_itk_errors, to_sitk
+from geoloss_kernels.lesions.imaging.reading import load_image, load_labels, read_grid
+from geoloss_kernels.lesions.imaging.registration import register_rigidly
+from geoloss_kernels.lesions.imaging.resampling import resample
+from geoloss_kernels.lesions.imaging.writing import save_image
 from geoloss_kernels.lesions.progress import Log
 from geoloss_kernels.lesions.subjects.subject import Subject
 from geoloss_kernels.lesions.subjects.table import format_table
 
 if TYPE_CHECKING:
     import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
-
-
-RIGID_SCHEDULE = Schedule(shrink_factors=(4, 2, 1), smoothing=(2.0, 1.0, 0.0), sampled_fraction=0.2)
-N4_SHRINK_FACTOR = 4
 
 
 @dataclass(frozen=True)
@@ -55,72 +61,69 @@ def preprocess(
     ``out/subjects.csv`` as the table. Deterministic on one machine.
 
     Raises:
-        InputError: a subject lacks the reference, or an image cannot be read.
+        InputError: a subject lacks the reference, its mask lies on another grid, or an image cannot be read,
+            corrected or registered.
     """
+    for subject in subjects:
+        _check(subject, options.reference)
     done = [_preprocess_subject(subject, out / subject.name, options, log) for subject in subjects]
     write_text(out / "subjects.csv", format_table(done))
     return done
-
-
-def register_rigidly(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> sitk.Euler3DTransform:
-    """The rigid transform from points of ``fixed`` to the same anatomy in ``moving``, in mm.
-
-    For images of different contrast that overlap: it starts from the scanner's coordinates, with the centre
-    of rotation in the middle of ``fixed``.
-    """
-    import SimpleITK as sitk  # noqa: N813
-
-    middle = fixed.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in fixed.GetSize()])
-    transform = sitk.Euler3DTransform(middle)
-    improve(transform, fixed, moving, RIGID_SCHEDULE, seed)
-    return transform
-
-
-def correct_bias(image: sitk.Image) -> sitk.Image:
-    """``image`` divided by its smooth bias field: N4 on a coarser grid, within Otsu's foreground."""
-    import SimpleITK as sitk  # noqa: N813
-
-    foreground = sitk.OtsuThreshold(image, 0, 1)
-    shrink = [N4_SHRINK_FACTOR if size > 16 * N4_SHRINK_FACTOR else 1 for size in image.GetSize()]
-    corrector = sitk.N4BiasFieldCorrectionImageFilter()
-    corrector.Execute(sitk.Shrink(image, shrink), sitk.Shrink(foreground, shrink))
-    return image / sitk.Exp(corrector.GetLogBiasFieldAsImage(image))
 
 
 def correct_subject(subject: Subject, modalities: Sequence[str], folder: Path) -> Subject:
     """``subject`` with those of its images that are of ``modalities``, corrected and written into ``folder``.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: an image cannot be read or corrected.
     """
-    corrected = {
-        modality: _write(correct_bias(_read(path)), folder, modality)
-        for modality, path in subject.images.items()
-        if modality in modalities
-    }
-    return replace(subject, images=corrected)
+    scans = {name: _read(path) for name, path in subject.images.items() if name in modalities}
+    images = {name: scan.values for name, scan in scans.items()}
+    return replace(subject, images=_write(folder, images, {name: scan.grid for name, scan in scans.items()}))
+
+
+@dataclass(frozen=True)
+class _SubjectImage:
+    """An image of a subject, without its bias field and as it was."""
+
+    path: Path
+    grid: Grid
+    corrected: sitk.Image
+    original: sitk.Image
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        return from_sitk(self.corrected)
+
+
+def _check(subject: Subject, reference: str) -> None:
+    """Raise InputError for what can be known before anything is computed."""
+    if reference not in subject.images:
+        raise InputError(f"{subject.name}: expected an image {reference}, to register the others to")
+    grids = {name: read_grid(path) for name, path in subject.images.items()}
+    if subject.mask is not None:
+        require_same_grid(read_grid(subject.mask), subject.mask, grids[reference], subject.images[reference])
 
 
 def _preprocess_subject(subject: Subject, folder: Path, options: PreprocessingOptions, log: Log) -> Subject:
-    import SimpleITK as sitk  # noqa: N813
-
-    if options.reference not in subject.images:
-        raise InputError(f"{subject.name}: expected an image {options.reference}, to register the others to")
-    images = {name: _read(path) for name, path in subject.images.items()}
-    corrected = {name: correct_bias(image) for name, image in images.items()}
-    fixed = corrected[options.reference]
-    written = {}
-    for name, image in (corrected if options.correct_bias else images).items():
-        if name != options.reference:
-            transform = register_rigidly(fixed, corrected[name], options.seed)
+    """Nothing is written before everything of the subject is computed."""
+    scans = {name: _read(path) for name, path in subject.images.items()}
+    fixed = scans[options.reference]
+    values = {}
+    for name, scan in scans.items():
+        image = scan.corrected if options.correct_bias else scan.original
+        if scan is not fixed:
+            with naming_itk_errors(scan.path, f"cannot be registered to {fixed.path}"):
+                transform = register_rigidly(fixed.corrected, scan.corrected, options.seed)
+                image = resample(image, fixed.corrected, transform)
             shift = math.hypot(*transform.GetTranslation())
             log(f"{subject.name}: {name} is turned by {_rotation(transform):.2f}° and off by {shift:.2f} mm")
-            image = sitk.Resample(image, fixed, transform, sitk.sitkBSpline, 0.0)
-        written[name] = _write(image, folder, name)
-    if subject.mask is None:
-        return replace(subject, images=written)
-    mask = sitk.Resample(_read(subject.mask), fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
-    return replace(subject, images=written, mask=_write(mask, folder, "mask"))
+        values[name] = from_sitk(image)
+    mask = None if subject.mask is None else load_labels(subject.mask, like=(fixed.grid, fixed.path))
+    images = _write(folder, values, dict.fromkeys(values, fixed.grid))
+    if mask is None:
+        return replace(subject, images=images)
+    return replace(subject, images=images, mask=_write(folder, {"mask": mask}, {"mask": fixed.grid})["mask"])
 
 
 def _rotation(transform: sitk.Euler3DTransform) -> float:
@@ -130,22 +133,20 @@ def _rotation(transform: sitk.Euler3DTransform) -> float:
     return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
 
 
-def _read(path: Path) -> sitk.Image:
-    import SimpleITK as sitk  # noqa: N813
-
-    try:
-        image = sitk.ReadImage(str(path), sitk.sitkFloat32)
-    except RuntimeError as error:
-        raise InputError(f"{path}: cannot be read: {str(error).splitlines()[-1].strip()}") from None
-    if image.GetDimension() != 3:
-        raise InputError(f"{path}: expected a 3-D image, got {image.GetDimension()} dimensions")
-    return image
+def _read(path: Path) -> _SubjectImage:
+    values, grid = load_image(path)
+    if not values.any():
+        raise InputError(f"{path}: expected an image, got zeros only")
+    original = to_sitk(values, grid.affine)
+    with naming_itk_errors(path, "cannot be corrected for its bias field"):
+        return _SubjectImage(path, grid, correct_bias(original), original)
 
 
-def _write(image: sitk.Image, folder: Path, name: str) -> Path:
-    import SimpleITK as sitk  # noqa: N813
-
-    path = folder / f"{name}.nii.gz"
-    with replacing(path) as temporary:
-        sitk.WriteImage(image, str(temporary))
-    return path
+def _write(
+    folder: Path, images: Mapping[str, NDArray[np.generic]], grids: Mapping[str, Grid]
+) -> dict[str, Path]:
+    """Name -> file of each image."""
+    files = {name: folder / f"{name}.nii.gz" for name in images}
+    for name, values in images.items():
+        save_image(files[name], values, grids[name])
+    return files

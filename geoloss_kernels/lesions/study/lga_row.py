@@ -54,6 +54,7 @@ def _prepare(subject: Subject) -> Preparation:
 def _scores(subject: Subject) -> list[float]:
     """DSC of each κ."""
     assert subject.mask is not None
-    preparation, reference = _prepare(subject), load_mask(subject.mask)
+    preparation = _prepare(subject)
+    reference = load_mask(subject.mask, like=(preparation.grid, subject.images[MODALITIES[0]]))
     masks = (lesion_mask(grow(preparation, kappa), preparation.grid, MIN_LESION_VOLUME) for kappa in KAPPAS)
     return [dice_coefficient(mask, reference) for mask in masks]

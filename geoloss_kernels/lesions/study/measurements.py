@@ -84,7 +84,7 @@ def measure(
     for subject in subjects:
         probability, grid = segment(subject)
         assert subject.mask is not None
-        reference = load_mask(subject.mask)
+        reference = load_mask(subject.mask, like=(grid, next(iter(subject.images.values()))))
         measured[subject.name] = {
             threshold: lesion_metrics(lesion_mask(probability, grid, min_lesion_volume, threshold), reference)
             for threshold in THRESHOLDS

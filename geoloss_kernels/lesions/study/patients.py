@@ -62,7 +62,8 @@ def _write_resampled(
     out = Grid(_shape(kept), affine, space_code=grid.space_code)
     for modality, image in images.items():
         save_image(files[modality], _interpolate(grid.to_volume(image), ratios) * kept, out)
-    lesions = grid.to_volume(load_mask(subject.mask).astype(np.float32))
+    first = next(iter(subject.images.values()))
+    lesions = grid.to_volume(load_mask(subject.mask, like=(grid, first)).astype(np.float32))
     save_image(mask_file, (_interpolate(lesions, ratios) > 0.5).astype(np.uint8), out)
 
 

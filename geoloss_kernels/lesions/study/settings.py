@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geoloss_kernels.lesions.errors import InputError
-from geoloss_kernels.lesions.files import write_text
+from geoloss_kernels.lesions.files import read_json, require_file_name, write_text
 from geoloss_kernels.lesions.study.methods import METHODS, TITLES
 from geoloss_kernels.lesions.study.presets import PRESETS, Preset
 
@@ -52,6 +52,8 @@ class StudySettings:
                 raise InputError(f"--rows: expected names of {', '.join(TITLES)}, got {row!r}")
         if len(set(self.rows)) < len(self.rows):
             raise InputError(f"--rows: expected different names, got {' '.join(self.rows)}")
+        for name in self.data:
+            require_file_name(name, "--data")
         if (self.anatomies is None) != (self.lesion_masks is None):
             raise InputError("--anatomies and --lesion-masks: expected both or neither, got one of them")
         if self.data and self.anatomies is not None:
@@ -116,10 +118,7 @@ def _continue(path: Path, options: Mapping[str, Any]) -> StudySettings:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
+    content = read_json(path)
     if not isinstance(content, dict) or not {"preset", "seeds", "rows", "data"} <= content.keys():
         raise InputError(f"{path}: expected the settings of a study")
     return content

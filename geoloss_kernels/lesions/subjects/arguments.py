@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from geoloss_kernels.lesions.errors import InputError
@@ -42,15 +42,15 @@ def add_image_arguments(parser: argparse.ArgumentParser, modalities: Sequence[st
 
 
 def subjects_of(
-    options: argparse.Namespace, source: Path, modalities: Sequence[str], *, masks_required: bool = True
+    options: argparse.Namespace, source: Path, modalities: Sequence[str], *, masks_for: Collection[str]
 ) -> list[Subject]:
-    """The subjects of ``source``, as the options of `add_source_arguments` say."""
+    """The subjects of ``source``, as the options of `add_source_arguments` say; with masks in some splits."""
     return load_subjects(
         source,
         modalities,
         patterns=patterns_of(options),
         fold=options.fold,
-        masks_required=masks_required,
+        masks_for=masks_for,
     )
 
 
@@ -68,7 +68,7 @@ def images_or_subjects(
         raise InputError(f"{command}: expected either DIR|CSV or the images one by one ({one_by_one})")
     if images:
         return [Subject(options.name, images)]
-    return subjects_of(options, options.source, modalities, masks_required=False)
+    return subjects_of(options, options.source, modalities, masks_for=())
 
 
 def patterns_of(options: argparse.Namespace) -> dict[str, str]:

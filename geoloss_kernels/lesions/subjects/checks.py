@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.imaging.grid import require_same_grid
-from geoloss_kernels.lesions.imaging.reading import load_mask, read_grid
+from geoloss_kernels.lesions.imaging.reading import load_image, load_mask, read_grid
 from geoloss_kernels.lesions.subjects.subject import Subject
 
 
@@ -28,3 +29,25 @@ def check_subject(subject: Subject, modalities: Sequence[str], lesion_label: int
     if subject.mask is None:
         return None
     return int(load_mask(subject.mask, lesion_label, like=(reference, first)).sum(dtype=np.int64))
+
+
+def problems_of(
+    subject: Subject, modalities: Sequence[str], lesion_label: int | None = None
+) -> Iterator[InputError]:
+    """Everything that is wrong with a subject's files, each of which is read whole."""
+    reference = None
+    for modality in modalities:
+        path = subject.images[modality]
+        try:
+            values, grid = load_image(path)
+            reference = reference or (grid, path)
+            require_same_grid(grid, path, *reference)
+            if not values.any():
+                yield InputError(f"{path}: expected an image, got zeros only")
+        except InputError as error:
+            yield error
+    if subject.mask is not None:
+        try:
+            load_mask(subject.mask, lesion_label, like=reference)
+        except InputError as error:
+            yield error

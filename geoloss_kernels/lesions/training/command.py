@@ -58,4 +58,5 @@ def _train_or_resume(options: argparse.Namespace) -> TrainingResult:
         raise InputError("train: expected DIR|CSV and --out RUN, or --resume RUN")
     loss = [] if options.loss is None else [f"loss={options.loss}"]
     config = load_config(options.config, [*options.overrides, *loss])
-    return train(config, subjects_of(options, options.source, config.modalities), options.out)
+    subjects = subjects_of(options, options.source, config.modalities, masks_for=("train", "validation"))
+    return train(config, subjects, options.out)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geoloss_kernels.lesions.errors import InputError
+from geoloss_kernels.lesions.files import read_text
 from geoloss_kernels.lesions.training.devices import DEVICE_NAME
 from geoloss_kernels.lesions.training.loss_schedules import SCHEDULES
 from geoloss_kernels.lesions.training.named_losses import LOSSES
@@ -148,8 +149,8 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Trai
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            values = tomllib.loads(read_text(path))
+        except tomllib.TOMLDecodeError as error:
             raise InputError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
         key, separator, text = override.partition("=")

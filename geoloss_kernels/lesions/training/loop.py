@@ -45,6 +45,7 @@ from geoloss_kernels.lesions.training.sampling import (
     CropDataset,
     EpochBatches,
     VolumeStore,
+    collate,
     torch_generator,
 )
 from geoloss_kernels.metrics import LesionSummary, lesion_metrics, summarise
@@ -179,6 +180,7 @@ class _Trainer:
         self.batches = DataLoader(
             CropDataset(training, config),
             batch_sampler=self.crops,
+            collate_fn=collate,
             num_workers=config.num_workers,
             persistent_workers=config.num_workers > 0,
             pin_memory=self.device.type == "cuda",
@@ -301,7 +303,10 @@ class _Trainer:
         losses: list[Tensor] = []
         loss_seconds: list[float] = []
         boundaries = [wall_clock(self.device)]
-        for step, (image, mask) in enumerate(_progress_bar(self.batches, f"epoch {epoch}")):
+        for step, batch in enumerate(_progress_bar(self.batches, f"epoch {epoch}")):
+            if isinstance(batch, InputError):
+                raise batch
+            image, mask = batch
             image = image.to(self.device, non_blocking=True)
             mask = mask.to(self.device, non_blocking=True)
             generators = [
@@ -312,10 +317,28 @@ class _Trainer:
             losses.append(loss)
             loss_seconds.append(seconds)
             boundaries.append(wall_clock(self.device))
-        mean_loss = self.processes.mean(float(torch.stack(losses).double().mean()))
-        if not np.isfinite(mean_loss):
-            raise FloatingPointError(f"training loss is {mean_loss} in epoch {epoch}")
+        mean_loss = self._mean_loss(torch.stack(losses), epoch)
         return mean_loss, float(np.median(np.diff(boundaries))), float(np.median(loss_seconds))
+
+    def _mean_loss(self, losses: Tensor, epoch: int) -> float:
+        """Of all steps of an epoch and all processes.
+
+        Raises:
+            InputError: a loss, or a weight after the last step, is not finite.
+        """
+        mean = self.processes.mean(float(losses.double().mean()))
+        if np.isfinite(mean) and all(bool(weights.isfinite().all()) for weights in self.network.parameters()):
+            return mean
+        unfinite = (~losses.isfinite()).nonzero()
+        step = self.processes.least(int(unfinite[0]) + 1 if len(unfinite) else self.steps + 1)
+        found = (
+            f"loss of epoch {epoch}, step {step}" if step <= self.steps else f"network after {epoch} epochs"
+        )
+        kept = f"last.pt is of epoch {epoch - 1}" if epoch > 1 else "no epoch is finished"
+        raise InputError(
+            f"the {found} is not finite: try a learning_rate below {self.config.learning_rate:g}"
+            f"{'' if self.config.precision == 'fp32' else ', or precision fp32'}; {kept}"
+        )
 
     def _weigh_loss(self, epoch: int) -> None:
         """Give the loss the weights that its terms have in ``epoch``."""

@@ -70,6 +70,10 @@ class Processes:
         """The mean of every process's value."""
         return sum(self._gather(value)) / self.count
 
+    def least(self, value: int) -> int:
+        """The least of every process's value."""
+        return min(self._gather(value))
+
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """Every ``count``-th item, from the ``rank``-th on."""
         return items[self.rank :: self.count]

@@ -16,7 +16,7 @@ import torch
 
 import geoloss_kernels as gk
 from geoloss_kernels.lesions.errors import InputError
-from geoloss_kernels.lesions.files import replacing, write_text
+from geoloss_kernels.lesions.files import read_json, replacing, write_text
 from geoloss_kernels.lesions.subjects.subject import Subject
 from geoloss_kernels.lesions.subjects.table import format_table, read_table
 from geoloss_kernels.lesions.training.config import TrainingConfig, load_config
@@ -125,7 +125,7 @@ class RunFolder:
 
     def record_environment(self, first_epoch: int, device: torch.device) -> None:
         """Append the versions and the device that train from ``first_epoch`` on."""
-        known = json.loads(self.environment_file.read_text()) if self.environment_file.exists() else []
+        known = read_json(self.environment_file) if self.environment_file.exists() else []
         known.append({"first_epoch": first_epoch, **environment(device)})
         write_text(self.environment_file, json.dumps(known, indent=2) + "\n")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
+from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.subjects.subject import Subject
 from geoloss_kernels.lesions.training.config import TrainingConfig
 from geoloss_kernels.lesions.training.volumes import Volume, load_volume
@@ -40,23 +41,41 @@ class VolumeStore:
         return load_volume(subject, self._config.modalities, self._config.lesion_label)
 
 
-class CropDataset(Dataset[tuple[Tensor, Tensor]]):
+Crop = tuple[Tensor, Tensor]
+
+
+class CropDataset(Dataset[Crop | InputError]):
     """Crop ``i`` of a run: image ``[modalities, *patch_size]`` float32 and mask ``[1, *patch_size]`` uint8.
 
-    Crops go through the subjects in a new random order each time round.
+    Crops go through the subjects in a new random order each time round. The error of a file takes the place
+    of its crops: raised in a worker process, it would come out with the traceback of that as its message.
     """
 
     def __init__(self, volumes: VolumeStore, config: TrainingConfig) -> None:
         self._volumes = volumes
         self._config = config
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Crop | InputError:
         seed = self._config.seed
         round_number, position = divmod(index, len(self._volumes))
         order = np.random.default_rng((seed, ORDER_STREAM, round_number)).permutation(len(self._volumes))
-        volume = self._volumes[int(order[position])]
+        try:
+            volume = self._volumes[int(order[position])]
+        except InputError as error:
+            return error
         generator = np.random.default_rng((seed, CROP_STREAM, index))
         return random_crop(volume, self._config.patch_size, self._config.lesion_crop_fraction, generator)
+
+
+def collate(crops: Sequence[Crop | InputError]) -> Crop | InputError:
+    """The batch of some crops, or the first error among them."""
+    whole: list[Crop] = []
+    for crop in crops:
+        if isinstance(crop, InputError):
+            return crop
+        whole.append(crop)
+    images, masks = zip(*whole, strict=True)
+    return torch.stack(images), torch.stack(masks)
 
 
 class EpochBatches(Sampler[list[int]]):
