@@ -109,7 +109,8 @@ struct GeoSumsArguments {
 //   program        see program.h
 class TermReader {
  public:
-  TermReader(const Integers& terms, const Numbers& parameters) : terms_(terms), parameters_(parameters) {}
+  TermReader(const Integers& terms, const Numbers& parameters, bool runs_programs)
+      : terms_(terms), parameters_(parameters), runs_programs_(runs_programs) {}
 
   bool at_end() const { return next_term_ == terms_.size(); }
 
@@ -139,10 +140,13 @@ class TermReader {
   }
 
  private:
-  static TermKind kind_of(int64_t number) {
+  TermKind kind_of(int64_t number) const {
     STD_TORCH_CHECK(number >= 0 && number < kTermKinds, "terms: expected kinds from 0 to ", kTermKinds - 1,
                     ", got ", number);
-    return static_cast<TermKind>(number);
+    const auto kind = static_cast<TermKind>(number);
+    STD_TORCH_CHECK(kind != TermKind::kProgram || runs_programs_,
+                    "terms: expected no programs, which the CPU alone computes, got one");
+    return kind;
   }
 
   static void check_counts(TermKind kind, int64_t integers, int64_t numbers) {
@@ -160,10 +164,11 @@ class TermReader {
                       numbers >= 0 && numbers <= static_cast<int64_t>(parameters_.size() - next_parameter_);
     STD_TORCH_CHECK(fits, "terms: expected ", integers, " integers and ", numbers, " parameters of program ",
                     count_, ", got a stream that ends before");
-    term.integers = {terms_.data() + next_term_, integers};
-    term.numbers = {parameters_.data() + next_parameter_, numbers};
+    term.program = {static_cast<int32_t>(next_term_), static_cast<int32_t>(integers),
+                    static_cast<int32_t>(next_parameter_), static_cast<int32_t>(numbers)};
     OpenTerm open;
-    const char* fault = read_open_term(term.integers, term.numbers, maps, open);
+    const char* fault = read_open_term({terms_.data() + next_term_, integers},
+                                       {parameters_.data() + next_parameter_, numbers}, maps, open);
     STD_TORCH_CHECK(fault == nullptr, "terms: program ", count_, " ", fault);
     next_term_ += integers;
     next_parameter_ += numbers;
@@ -195,12 +200,15 @@ class TermReader {
 
   const Integers& terms_;
   const Numbers& parameters_;
+  const bool runs_programs_;
   size_t next_term_ = 0, next_parameter_ = 0;
   int64_t count_ = 0, components_ = 0;
 };
 
-inline void read_terms(const GeoSumsArguments& a, GeoSumsParams& p) {
-  TermReader reader(a.terms, a.parameters);
+inline void read_terms(const GeoSumsArguments& a, bool runs_programs, GeoSumsParams& p) {
+  TermReader reader(a.terms, a.parameters, runs_programs);
+  p.integers = a.terms.data();
+  p.numbers = a.parameters.data();
   int stencils = 0, programs = 0;
   while (!reader.at_end()) {
     STD_TORCH_CHECK(p.term_count < kMaxTerms, "terms: expected 1 to ", kMaxTerms, ", got more");
@@ -217,7 +225,8 @@ inline void read_terms(const GeoSumsArguments& a, GeoSumsParams& p) {
                   programs);
 }
 
-inline GeoSumsParams params_of(const GeoSumsArguments& a) {
+// runs_programs: whether the kernels compute terms that are programs.
+inline GeoSumsParams params_of(const GeoSumsArguments& a, bool runs_programs = false) {
   const int64_t spatial = a.input.dim() - 2;
   STD_TORCH_CHECK(spatial == 2 || spatial == 3, "input: expected [N, C, H, W] or [N, C, D, H, W], got ",
                   shape_text(a.input));
@@ -239,7 +248,7 @@ inline GeoSumsParams params_of(const GeoSumsArguments& a) {
   p.ignore_index = static_cast<double>(a.ignore_index.value_or(0));
   p.first_channel = a.include_background ? 0 : 1;
   STD_TORCH_CHECK(p.C > p.first_channel, "include_background: without it, input needs two channels or more");
-  read_terms(a, p);
+  read_terms(a, runs_programs, p);
   return p;
 }
 

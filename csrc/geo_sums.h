@@ -73,14 +73,20 @@ struct TensorView {
   int64_t stride_n, stride_c, stride_z, stride_y, stride_x;  // in elements
 };
 
+// Where a program's integers and numbers are, see program.h.
+struct ProgramPlace {
+  int32_t first_integer, integers, first_number, numbers;
+};
+
 // One column of the sums. What its kind does not ask for is unset.
 struct Term {
   TermKind kind;
-  int32_t map;                // the number of its map
-  bool axis_chosen[3];        // z, y, x: the axes that FOG differentiates along
-  double inverse_spacing[3];  // along z, y, x
-  Stream<int64_t> integers;   // of a program, see program.h
-  Stream<double> numbers;
+  int32_t map;          // the number of its map
+  bool axis_chosen[3];  // z, y, x: the axes that FOG differentiates along
+  union {
+    double inverse_spacing[3];  // along z, y, x
+    ProgramPlace program;
+  };
 };
 
 constexpr int kMaxTerms = 32;
@@ -101,10 +107,19 @@ struct GeoSumsParams {
   int64_t first_channel;  // 1 leaves the background channel out of every sum
   int64_t term_count;     // K
   Term terms[kMaxTerms];
+  const int64_t* integers;  // of programs
+  const double* numbers;
 
   TensorView grad_input;  // backward only: [N, C, D, H, W]
   const void*
       grad_sums;  // backward only: [N, C - first_channel, K], contiguous, fp64 for fp64 input, else fp32
+
+  Stream<int64_t> program_integers(const Term& term) const {
+    return {integers + term.program.first_integer, term.program.integers};
+  }
+  Stream<double> program_numbers(const Term& term) const {
+    return {numbers + term.program.first_number, term.program.numbers};
+  }
 
   constexpr bool masked() const { return mask.data || has_ignore_index; }
 };

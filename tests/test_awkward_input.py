@@ -431,8 +431,8 @@ class TestErrorsOfTheOperators:
     @pytest.mark.parametrize(
         ("message", "changed"),
         [
-            ("terms: expected kinds from 0 to 22, got 23", {"terms": [23, 0, 0]}),
-            ("terms: expected kinds from 0 to 22, got -1", {"terms": [-1, 0, 0]}),
+            ("terms: expected kinds from 0 to 23, got 24", {"terms": [24, 0, 0]}),
+            ("terms: expected kinds from 0 to 23, got -1", {"terms": [-1, 0, 0]}),
             ("terms: expected kind, counts and integers of each term, got a stream of 4 integers that ends "
              "within term 1", {"terms": [0, 0, 0, 1]}),
             ("terms: expected kind, counts and integers of each term, got a stream of 3 integers that ends "

@@ -69,8 +69,8 @@ Integers term_properties(int64_t kind) {
 Tensor geo_sums(const Tensor& input, const Tensor& target, const OptionalTensor& mask,
                 const std::vector<Tensor>& maps, const Integers& terms, const Numbers& parameters,
                 int64_t activation, const std::optional<int64_t>& ignore_index, bool include_background) {
-  const GeoSumsParams params =
-      params_of({input, target, mask, maps, terms, parameters, activation, ignore_index, include_background});
+  const GeoSumsParams params = params_of(
+      {input, target, mask, maps, terms, parameters, activation, ignore_index, include_background}, true);
   const bool fp64 = params.input.dtype == DType::kFloat64;
   Tensor sums =
       torch::stable::new_zeros(input, {params.N, params.C - params.first_channel, params.term_count},
@@ -100,8 +100,8 @@ Tensor geo_sums_backward(const Tensor& grad_sums, const Tensor& input, const Ten
                          const OptionalTensor& mask, const std::vector<Tensor>& maps, const Integers& terms,
                          const Numbers& parameters, int64_t activation,
                          const std::optional<int64_t>& ignore_index, bool include_background) {
-  GeoSumsParams params =
-      params_of({input, target, mask, maps, terms, parameters, activation, ignore_index, include_background});
+  GeoSumsParams params = params_of(
+      {input, target, mask, maps, terms, parameters, activation, ignore_index, include_background}, true);
   check_grad_sums(grad_sums, params);
   const Tensor dense_grad_sums = dense_of(grad_sums);
   Tensor grad_input = torch::stable::empty_like(input);

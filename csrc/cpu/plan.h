@@ -104,7 +104,7 @@ struct Plan {
     RequestedProgram& made = program[program_count++];
     made.column = column;
     made.first_component = component_count;
-    read_open_term(asked.integers, asked.numbers, kMaxMaps, made.term);
+    read_open_term(p.program_integers(asked), p.program_numbers(asked), kMaxMaps, made.term);
     for (int64_t k = 0; k < made.term.components; ++k) add_component(p, made.term.component[k]);
     for (const Program* code : {&made.term.value, &made.term.slopes}) {
       for (int64_t i = 0; i < code->fields; ++i) add_field(code->field_kind(i), code->field_number(i));

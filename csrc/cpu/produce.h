@@ -153,8 +153,11 @@ class Producer {
       prefetch<kRead>(logits.at(y, x));
       prefetch<kRead>(target.at(y, x));
       const V logit = V::load(logits.at(y, x));
-      if (log_prediction) (-softplus(-logit)).store(log_prediction.at(y, x));
-      if (log_complement) (-softplus(logit)).store(log_complement.at(y, x));
+      if (log_prediction || log_complement) {
+        const V tail = logarithm_1p(exponential(-absolute(logit)));  // of both softplus
+        if (log_prediction) (-(maximum(-logit, V(T(0))) + tail)).store(log_prediction.at(y, x));
+        if (log_complement) (-(maximum(logit, V(T(0))) + tail)).store(log_complement.at(y, x));
+      }
       sigmoid(logit).store(prediction.at(y, x));
     });
   }

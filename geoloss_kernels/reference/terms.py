@@ -13,6 +13,7 @@ from geoloss_kernels.reference import theta
 from geoloss_kernels.reference.phi import OPERATORS, gradient, laplacian
 from geoloss_kernels.reference.psi import NORMS, second_order
 from geoloss_kernels.reference.voxels import Voxels
+from geoloss_kernels.terms import PROGRAM
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ def columns_of(terms: Sequence[int], parameters: Sequence[float], dimensions: in
         kind, integers, count = stream[:3]
         own, stream = stream[3 : 3 + integers], stream[3 + integers :]
         spacing, numbers = numbers[:count], numbers[count:]
-        if not 0 <= kind < len(names):
-            raise ValueError(f"terms: expected kinds from 0 to {len(names) - 1}, got {kind}")
+        if not 0 <= kind <= PROGRAM.number:
+            raise ValueError(f"terms: expected kinds from 0 to {PROGRAM.number}, got {kind}")
+        if kind == PROGRAM.number:
+            raise ValueError("terms: expected no programs, which the CPU alone computes, got one")
         columns.append(_column(names[kind], own, spacing, dimensions))
     if not columns:
         raise ValueError("terms: expected at least one, got none")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-from geoloss_kernels.terms import TERM_KINDS
+from geoloss_kernels.terms import PROGRAM, TERM_KINDS
 from geoloss_kernels.triton.numbers import Parts, exactly
 from geoloss_kernels.triton.plan import Column
 
@@ -76,8 +76,12 @@ class _Reader:
         """kind, number of integers, number of parameters, integers; parameters"""
         kind = self._integer()
         check(
-            0 <= kind < len(NAMES),
-            f"terms: expected kinds from 0 to {len(NAMES) - 1}, got {kind}",
+            0 <= kind <= PROGRAM.number,
+            f"terms: expected kinds from 0 to {PROGRAM.number}, got {kind}",
+        )
+        check(
+            kind != PROGRAM.number,
+            "terms: expected no programs, which the CPU alone computes, got one",
         )
         column = Column(NAMES[kind], len(self.columns))
         self._check_counts(column, self._integer(), self._integer())
