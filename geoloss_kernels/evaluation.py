@@ -41,7 +41,9 @@ def evaluate(
         current_weight: gives a formula's class weight as it is now, where a module keeps it as a buffer.
     """
     call = LossCall.of(input, target, mask, spacing, options)
-    traits = CallTraits(call.activation, call.channels, call.label_map, options.reduction)
+    traits = CallTraits(
+        call.activation, call.channels, call.label_map, options.reduction, call.include_background
+    )
     plan = _plan_compiled if torch.compiler.is_compiling() else _plan
     details = (traits, call.include_background, options.batch, Geometry(call.dimensions, call.spacing))
     planned, unfused, parameters = plan(formula, _in_reference(input), *details)
@@ -73,8 +75,8 @@ def planned_passes(
 ) -> Sequence[Pass]:
     """The fused passes of a call with an input of so many channels and spatial axes."""
     activation = "sigmoid" if options.sigmoid else "softmax" if options.softmax and channels > 1 else "none"
-    traits = CallTraits(activation, channels, label_map, options.reduction)
     background = options.include_background or channels == 1
+    traits = CallTraits(activation, channels, label_map, options.reduction, background)
     return _plan(formula, False, traits, background, options.batch, Geometry(dimensions, None)).passes
 
 
@@ -108,7 +110,7 @@ def _plan_compiled(formula: Formula, in_reference: bool, *details: Any) -> _Plan
     if not formula.is_open:
         return _Plan(passes(formula, *details), (), {})
     traits, include_background, batch, geometry = details
-    of_call = (traits.activation, traits.channels, traits.label_map, traits.reduction)
+    of_call = (traits.activation, traits.channels, traits.label_map, traits.reduction, include_background)
     return _constant_plan(
         formula, in_reference, include_background, batch, geometry.dimensions, geometry.spacing, *of_call
     )

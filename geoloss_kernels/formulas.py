@@ -38,12 +38,19 @@ class CallTraits:
         channels: C of the input.
         label_map: whether the target is a map of class numbers, not a volume per channel.
         reduction: "mean", "sum" or "none".
+        include_background: whether channel 0 is in the loss.
     """
 
     activation: str
     channels: int
     label_map: bool
     reduction: str
+    include_background: bool = True
+
+    @property
+    def summed_channels(self) -> int:
+        """C', the channels in the loss."""
+        return self.channels if self.include_background else self.channels - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +160,8 @@ class Part(Formula):
 
     Attributes:
         own_activation: "logits" for a part that always takes the input for logits, of a softmax or, with a
-            single channel, of a sigmoid, as MONAI's and torch's cross-entropy do.
+            single channel, of a sigmoid, as MONAI's and torch's cross-entropy do; "sigmoid" for one that
+            takes it for those of a sigmoid, as MONAI's focal loss.
     """
 
     own_activation: ClassVar[str | None] = None
@@ -599,33 +607,89 @@ class TracedGeo(Part):
         return self.part.written()
 
 
-@dataclass(frozen=True)
-class FocalTheta:
-    """Θ of `focal`."""
-
-    gamma: float
-    alpha: float | None
-    softmax: bool
-
-    def __call__(self, s: Any, g: Any) -> Any:
-        of_foreground = -g * (1 - s) ** self.gamma * torch.log(s)
-        if self.softmax:
-            return of_foreground if self.alpha is None else self.alpha * of_foreground
-        of_background = -(1 - g) * s**self.gamma * torch.log1p(-s)
-        if self.alpha is None:
-            return of_foreground + of_background
-        return self.alpha * of_foreground + (1 - self.alpha) * of_background
-
-
-def focal(gamma: float = 2.0, alpha: float | None = None, softmax: bool = False) -> geo:
+@dataclass(frozen=True, eq=False, repr=False)
+class focal(Part):  # noqa: N801
     """1/|Ω| Σ -(α g (1 - s)^γ log s + (1 - α) (1 - g) s^γ log(1 - s)): the focal loss (Lin et al. 2017).
+
+    Under a softmax the first half alone, as MONAI's, with 1 - α in place of α for channel 0.
 
     Args:
         gamma: γ.
-        alpha: α; None leaves both factors out.
-        softmax: the foreground's part alone, for the probabilities of a softmax.
+        alpha: α; None leaves α and 1 - α out. One number per channel in the loss weighs the first half alone.
+        weight: of each channel that is in the loss: one number, or one per channel, none negative.
+        pooled: averages over the valid voxels of all volumes together and adds up the channels, which is what
+            MONAI's does with an ``ignore_index``.
     """
-    return geo(FocalTheta(gamma, alpha, softmax))
+
+    gamma: float = 2.0
+    alpha: float | Sequence[float] | None = None
+    weight: Weight | None = None
+    pooled: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", checked_weight(self.weight))
+        if self.alpha is not None and not isinstance(self.alpha, (int, float)):
+            object.__setattr__(self, "alpha", tuple(float(share) for share in self.alpha))
+
+    def class_weights(self) -> Iterator[Tensor]:
+        if isinstance(self.weight, Tensor):
+            yield self.weight
+
+    def fractions(self, call: CallTraits) -> Sequence[Fraction]:
+        softmax = call.activation == "softmax"
+        of_foreground, of_background = self._shares(call)
+        halves = [(_focal_foreground, of_foreground)]
+        if not softmax:
+            halves.append((_focal_background, of_background))
+        return [self._fraction(_density_of(half, self.gamma), share, call) for half, share in halves]
+
+    def _shares(self, call: CallTraits) -> tuple[float | Tensor, float | Tensor]:
+        """α and 1 - α, numbers or class weights."""
+        if self.alpha is None:
+            return 1.0, 1.0
+        if isinstance(self.alpha, tuple):
+            return torch.tensor(self.alpha, dtype=torch.float64), 1.0
+        alpha: Any = self.alpha
+        if call.activation != "softmax":
+            return alpha, 1 - alpha
+        others = [alpha] * (call.channels - 1)
+        return torch.tensor([1 - alpha, *others], dtype=torch.float64), 0.0
+
+    def _fraction(self, density: Density, share: float | Tensor, call: CallTraits) -> Fraction:
+        weight: Any = self.weight
+        if weight is not None and weight.ndim == 0:
+            share, weight = share * float(weight), None
+        elif weight is not None and call.channels == 1:
+            raise ValueError(f"weight: expected one number for a single channel, got {len(weight)}")
+        factor = 1.0 if isinstance(share, Tensor) else share
+        if isinstance(share, Tensor):
+            weight = share if weight is None else share * weight
+        term = Term("program", density=density)
+        pooled = self.pooled and call.reduction == "mean"
+        voxels = {"count": 1 / call.summed_channels if pooled else 1.0}
+        pooling = "all" if pooled else "volume"
+        return Fraction({term: factor}, voxels, pooling, numerator_weight=weight)
+
+
+class focal_with_logits(focal):  # noqa: N801
+    """`focal` that takes the input for logits of a sigmoid, whatever the loss's activation."""
+
+    own_activation = "sigmoid"
+
+
+def _focal_foreground(s: Any, g: Any, gamma: float) -> Any:
+    return -g * (1 - s) ** gamma * torch.log(s)
+
+
+def _focal_background(s: Any, g: Any, gamma: float) -> Any:
+    return -(1 - g) * s**gamma * torch.log1p(-s)
+
+
+@functools.lru_cache(maxsize=64)
+def _density_of(theta: Callable[..., Any], *parameters: float) -> Density:
+    """What a function of s and g is, for parameters that stay."""
+    functions = OpenFunctions(lambda s, g: theta(s, g, *parameters), None, None, None, None)
+    return functions.densities(3)[0]
 
 
 @functools.lru_cache(maxsize=512)

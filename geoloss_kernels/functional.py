@@ -80,6 +80,8 @@ dice_sog_loss = _function_of(losses.DiceSOGLoss, "dice_sog_loss")
 dice_boundary_loss = _function_of(losses.DiceBoundaryLoss, "dice_boundary_loss")
 dice_hausdorff_dt_loss = _function_of(losses.DiceHausdorffDTLoss, "dice_hausdorff_dt_loss")
 dice_ce_loss = _function_of(losses.DiceCELoss, "dice_ce_loss")
+focal_loss = _function_of(losses.FocalLoss, "focal_loss")
+dice_focal_loss = _function_of(losses.DiceFocalLoss, "dice_focal_loss")
 
 
 def geo_sums(

@@ -28,6 +28,7 @@ said by the formula of the same name in `geoloss_kernels.formulas`.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
@@ -82,9 +83,12 @@ class FormulaLoss(_Loss):
         )
 
     def _current_weight(self, weight: Tensor) -> Tensor:
-        number = next(number for number, own in enumerate(self._class_weights()) if own is weight)
-        buffer: Tensor = getattr(self, _buffer_name(number))
-        return buffer
+        """The module's buffer of a class weight; one that a formula has made of others as it is."""
+        for number, own in enumerate(self._class_weights()):
+            if own is weight:
+                buffer: Tensor = getattr(self, _buffer_name(number))
+                return buffer
+        return weight
 
     def __add__(self, other: Any) -> FormulaLoss:
         if not isinstance(other, FormulaLoss):
@@ -127,7 +131,7 @@ class NamedLoss(FormulaLoss):
     """A `FormulaLoss` with a signature of its own: options and the formula's parameters, by position or name.
 
     A subclass gives the function that makes its formula, and the names that come by position, in order;
-    parameters and options that it does not name are taken by keyword.
+    parameters and options that it does not name are taken by keyword, but for those that are fixed.
     """
 
     make_formula: ClassVar[Callable[..., Formula]]
@@ -138,13 +142,14 @@ class NamedLoss(FormulaLoss):
         formula: Callable[..., Formula] | None = None,
         positional: str = "",
         defaults: dict[str, Any] | None = None,
+        fixed: str = "",
         **arguments: Any,
     ) -> None:
         super().__init_subclass__(**arguments)
         if formula is None:
             return
         cls.make_formula = staticmethod(formula)
-        cls.signature = _signature(formula, positional.split(), defaults or {})
+        cls.signature = _signature(formula, positional.split(), defaults or {}, fixed.split())
         cls.__signature__ = cls.signature  # type: ignore[attr-defined]
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -168,15 +173,20 @@ _LONG = f"{_SHORT} other_act"
 
 
 def _signature(
-    formula: Callable[..., Formula], positional: Sequence[str], defaults: dict[str, Any]
+    formula: Callable[..., Formula],
+    positional: Sequence[str],
+    defaults: dict[str, Any],
+    fixed: Sequence[str],
 ) -> inspect.Signature:
-    """The formula's parameters and all options, those of ``positional`` first."""
+    """The formula's parameters and all options but the ``fixed`` ones, those of ``positional`` first."""
     own = inspect.signature(formula).parameters
     known = {
         **{name: parameter.default for name, parameter in own.items()},
         **{field.name: field.default for field in fields(Options)},
         **defaults,
     }
+    for name in fixed:
+        known.pop(name, None)
     kinds = inspect.Parameter
     return inspect.Signature(
         [
@@ -316,7 +326,66 @@ def _dice_and(
 
 def _part(part: type[formulas.Part], given: dict[str, Any]) -> formulas.Part:
     """The part, of those parameters that it has."""
-    return part(**{name: given[name] for name in inspect.signature(part).parameters})
+    return part(**{name: given[name] for name in inspect.signature(part).parameters if name in given})
+
+
+class FocalLoss(
+    NamedLoss,
+    formula=formulas.focal,
+    positional="include_background to_onehot_y gamma alpha weight reduction use_softmax ignore_index",
+    defaults={"use_softmax": False},
+    fixed="sigmoid softmax other_act pooled",
+):
+    """1/|Ω| Σ -(α g (1 - s)^γ log s + (1 - α) (1 - g) s^γ log(1 - s)): MONAI's FocalLoss, of logits.
+
+    ``use_softmax`` has the probabilities of a softmax and the first half alone; without the background the
+    softmax is of the other channels, and one α is not used, as in MONAI. ``reduction`` "none" gives
+    [N, C, 1, ...], the mean of each volume and channel, where MONAI gives that of each voxel.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        given = self.bind(*arguments, **keywords)
+        use_softmax, ignore_index = given.pop("use_softmax"), given["ignore_index"]
+        # A softmax of the other channels alone: they are all that the loss gets to see.
+        self.drops_background = use_softmax and not given["include_background"]
+        if self.drops_background:
+            given["include_background"] = True
+            if isinstance(given["alpha"], (int, float)):
+                warnings.warn(
+                    "`include_background=False`, one `alpha` ignored when using softmax.", stacklevel=2
+                )
+                given["alpha"] = None
+            given["ignore_index"] = None if ignore_index is None else ignore_index - 1
+        options = {name: given.pop(name) for name in OPTION_NAMES if name in given}
+        formula = formulas.focal(**given, pooled=ignore_index is not None)
+        FormulaLoss.__init__(self, formula, softmax=use_softmax, sigmoid=not use_softmax, **options)
+
+    def forward(self, input: Tensor, target: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        if self.drops_background:
+            target = target.long() - 1 if self.options.to_onehot_y else target[:, 1:]
+            input = input[:, 1:]
+        if self.options.softmax and input.shape[1] < 2:
+            raise ValueError(
+                "use_softmax: expected at least 2 channels in the loss, whose softmax is not 1 everywhere, "
+                f"got {input.shape[1]}"
+            )
+        return super().forward(input, target, *arguments, **keywords)
+
+
+class DiceFocalLoss(
+    NamedLoss,
+    formula=_dice_and("lambda_focal", formulas.focal_with_logits),
+    positional=(
+        f"{_LONG} squared_pred jaccard reduction smooth_nr smooth_dr batch gamma weight lambda_dice "
+        "lambda_focal alpha"
+    ),
+    fixed="pooled",
+):
+    """λ_dice Dice + λ_focal focal loss: MONAI's DiceFocalLoss.
+
+    ``weight`` counts in both. The focal loss takes the input for logits of a sigmoid, whatever the activation
+    of Dice: under a softmax these are two passes.
+    """
 
 
 class DiceFOGLoss(NamedLoss, formula=_dice_and("lambda_fog", formulas.fog), positional=f"{_SHORT} reduction"):

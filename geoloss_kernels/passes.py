@@ -8,7 +8,7 @@ sigmoid and cross-entropy under a softmax, two passes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -84,15 +84,15 @@ def passes(
     formula: Formula, traits: CallTraits, include_background: bool, batch: bool, geometry: Geometry
 ) -> tuple[Pass, ...]:
     """The passes of a call, one for each activation."""
-    logits = "softmax" if traits.channels > 1 else "sigmoid"
+    own_activations = {"logits": "softmax" if traits.channels > 1 else "sigmoid", "sigmoid": "sigmoid"}
     groups: dict[tuple[str, bool], list[tuple[float, Part]]] = {}
     for factor, part in formula.parts:
-        from_logits = part.own_activation == "logits" and traits.activation != logits
-        activation = logits if from_logits else traits.activation
+        activation = own_activations.get(part.own_activation or "", traits.activation)
+        from_logits = activation != traits.activation
         groups.setdefault((activation, from_logits), []).append((factor, part))
     result = []
     for (activation, from_logits), parts in groups.items():
-        own = CallTraits(activation, traits.channels, traits.label_map, traits.reduction)
+        own = replace(traits, activation=activation)
         result.append(_PassBuilder(own, include_background, batch).build(parts, from_logits, geometry))
     return tuple(result)
 
