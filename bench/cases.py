@@ -281,11 +281,10 @@ def make_cases(device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[
             "edt_sparse", "distance to the nearest lesion", distance_transforms.outside_of_lesions
         ),
         make.transform("edt_dense", "distances within noise", distance_transforms.noise),
-        *_cases_of_labels(make),
     ]
     if device == "cuda":
         cases.append(dice_fog(UINT8_TARGET, "Dice + FOG from logits, uint8 target", target_dtype=torch.uint8))
-    return cases
+    return [*cases, *_cases_of_labels(make)]
 
 
 def _cases_of_labels(make: _Maker) -> list[Case]:

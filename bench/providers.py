@@ -84,7 +84,7 @@ def in_float32(loss: Loss) -> Loss:
     """``loss`` of single-precision copies, which it makes itself."""
 
     def widened(input: Tensor, target: Tensor) -> Tensor:
-        return loss(input.float(), target.float())
+        return loss(input.float(), target.float() if target.is_floating_point() else target)
 
     return widened
 

@@ -28,6 +28,7 @@ from bench import (
 )
 from bench.cases import (
     CUDA_LOSSES,
+    LABEL_LOSSES,
     EAGER,
     MEMORY,
     MONAI,
@@ -175,7 +176,8 @@ class TestRun:
         measured = {(setting.shape, setting.dtype) for setting in CUDA_SETTINGS}
         wanted = {(LARGE, torch.float32), (LARGE, torch.bfloat16), (TRAINING, torch.bfloat16)}
         assert wanted <= measured
-        assert [case.name for case in cases.make_cases("cuda")] == [MEMORY, *CUDA_LOSSES]
+        names = [case.name for case in cases.make_cases("cuda")]
+        assert names == [MEMORY, *CUDA_LOSSES, *LABEL_LOSSES]
         assert {loss for setting in settings.CUDA_SETTINGS for loss in setting.losses} == set(CUDA_LOSSES)
 
     @pytest.mark.usefixtures("steps")
@@ -294,7 +296,9 @@ class TestGate:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_all_eager_providers_agree(self, dtype):
-        assert gate.disagreements(eager_cases("cuda", dtype), make_volumes((1, 1, 16, 16, 16), dtype)) == []
+        for case in eager_cases("cuda", dtype):
+            volumes = make_volumes((1, 3 if case.of_labels else 1, 16, 16, 16), dtype)
+            assert gate.disagreements([case], volumes) == []
 
     def test_half_precision_rival_that_does_not_widen_is_wrong(self):
         provider = of_loss("narrow", plain_losses.dice_fog_loss)

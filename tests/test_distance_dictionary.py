@@ -34,6 +34,25 @@ def test_takes_arrays_and_any_dtype(given):
     assert torch.equal(result["label_d"], expected)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [np.flip(np.flip(mask().numpy(), 1), 1), mask().numpy().astype(">f4"), mask().numpy().astype(">i2")],
+    ids=["negative strides", "big-endian", "big-endian integers"],
+)
+def test_takes_arrays_that_torch_does_not(given):
+    before = given.copy()
+    result = DistanceMapd("label")({"label": given})["label_distance"]
+    assert torch.equal(result, signed_distance_map(mask()[None])[0])
+    flipped = DistanceMapd("label")({"label": np.flip(given, 2)})["label_distance"]
+    assert torch.equal(flipped, result.flip(2))
+    assert np.array_equal(given, before)
+
+
+def test_an_array_of_no_numbers_is_named():
+    with pytest.raises(TypeError, match=r"'label': expected an array of numbers, got <U1"):
+        DistanceMapd("label")({"label": np.full((1, 3, 3, 3), "a")})
+
+
 def test_spacing_and_metadata_of_a_metatensor():
     label = MetaTensor(mask(), affine=torch.diag(torch.tensor([*SPACING, 1.0], dtype=torch.float64)))
     result = DistanceMapd("label", spacing="pixdim")({"label": label})["label_distance"]

@@ -71,6 +71,18 @@ class DistanceMapd:
             if not has_metadata:
                 raise TypeError(f"spacing: 'pixdim' needs metadata, but {key!r} is a {type(mask).__name__}")
             spacing = mask.pixdim.tolist()
-        volume = mask.as_tensor() if has_metadata else torch.as_tensor(mask)
+        volume = mask.as_tensor() if has_metadata else _as_tensor(key, mask)
         distance = self.transform(volume[None], spacing, self.empty)[0]
         return type(mask)(distance, meta=dict(mask.meta)) if has_metadata else distance
+
+
+def _as_tensor(key: Any, mask: Any) -> Tensor:
+    """Also of an array with negative strides or another byte order, which torch does not take."""
+    if isinstance(mask, Tensor):
+        return mask
+    import numpy as np
+
+    array = np.asarray(mask)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{key!r}: expected an array of numbers, got {array.dtype}")
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
