@@ -16,6 +16,7 @@ from typing import Any
 
 from geoloss_kernels import backends, distance, formulas, functional, phi, reference
 from geoloss_kernels.backends import build_info, use_backend
+from geoloss_kernels.checks import check_target
 from geoloss_kernels.explanation import explain
 from geoloss_kernels.losses import (
     BCELoss,
@@ -71,6 +72,7 @@ __all__ = [
     "backends",
     "distance",
     "metrics",
+    "check_target",
     "use_backend",
     "build_info",
 ]

@@ -151,15 +151,22 @@ def operators(input: Tensor) -> Operators:
     return _operators[backend]
 
 
-def operators_for_programs(input: Tensor) -> Operators:
-    """The operators for open formulas. RuntimeError where none of them computes such on the device."""
-    backend = choose(input)
-    if backend in ("cuda", "triton"):
-        raise RuntimeError(
-            f"backend: {backend!r} does not compute open formulas; 'cpu' does for tensors on the CPU, and "
-            "fused=False with plain PyTorch on every device"
-        )
-    return operators(input)
+def operators_of_reference() -> Operators:
+    """Those in plain PyTorch."""
+    return _operators["reference"]
+
+
+def runs_programs(input: Tensor) -> bool:
+    """Whether the operators for ``input`` compute open formulas, which those of the CPU alone do."""
+    return choose(input) == "cpu"
+
+
+def refuse_programs(input: Tensor) -> None:
+    """Raise the RuntimeError of a backend that does not compute open formulas."""
+    raise RuntimeError(
+        f"backend: {choose(input)!r} does not compute open formulas; 'cpu' does for tensors on the CPU, and "
+        "fused=False with plain PyTorch on every device"
+    )
 
 
 def _load_triton() -> Operators:

@@ -14,7 +14,9 @@ from geoloss_kernels._registrations import Operators
 from geoloss_kernels.call import ACTIVATIONS, LossCall, Options
 from geoloss_kernels.formulas import CallTraits, Formula, Part, TracedGeo, geo, kept_combination
 from geoloss_kernels.passes import ClassWeight, Geometry, Pass, channel_weights, passes
+from geoloss_kernels.reference import ratio
 from geoloss_kernels.reference.geo import geo_loss_of_call
+from geoloss_kernels.reference.sums import geo_sums
 from geoloss_kernels.tensor_checks import companion_in_plane
 from geoloss_kernels.terms import EncodedTerms
 
@@ -149,8 +151,7 @@ def _evaluate_pass(
     parameters: Mapping[Any, Sequence[Tensor]],
 ) -> Tensor:
     input = call.logits if each.from_logits else call.input
-    is_open = any(term.density is not None for term in each.terms)
-    operators = backends.operators_for_programs(input) if is_open else backends.operators(input)
+    operators = _operators(each, input)
     maps = [map.of(call, given.get(map)) for map in each.maps]
     rows = each.class_weights
     if current_weight is not None and rows:
@@ -173,6 +174,20 @@ def _evaluate_pass(
     if options.ddp:
         sums = sum_over_processes(sums.sum(0, keepdim=True))
     return _of_sums(each, options, call, operators, sums, weights, ratio_options)
+
+
+def _operators(each: Pass, input: Tensor) -> Operators:
+    """The backend's; for programs that it does not run, the reference's with what they are in PyTorch."""
+    densities = [term.density for term in each.terms if term.density is not None]
+    if not densities or backends.runs_programs(input):
+        return backends.operators(input)
+    if any(density.plain is None for density in densities):
+        backends.refuse_programs(input)
+    programs = [density.plain for density in densities]
+    return backends.operators_of_reference()._replace(
+        geo_loss=functools.partial(ratio.ratio_and_sums, programs=programs),
+        geo_sums=functools.partial(geo_sums, programs=programs),
+    )
 
 
 def _with_values(encoded: EncodedTerms, parameters: Mapping[Any, Sequence[Tensor]]) -> tuple[float, ...]:

@@ -638,10 +638,10 @@ class focal(Part):  # noqa: N801
     def fractions(self, call: CallTraits) -> Sequence[Fraction]:
         softmax = call.activation == "softmax"
         of_foreground, of_background = self._shares(call)
-        halves = [(_focal_foreground, of_foreground)]
+        halves = [(_focal_density(True, self.gamma), of_foreground)]
         if not softmax:
-            halves.append((_focal_background, of_background))
-        return [self._fraction(_density_of(half, self.gamma), share, call) for half, share in halves]
+            halves.append((_focal_density(False, self.gamma), of_background))
+        return [self._fraction(density, share, call) for density, share in halves]
 
     def _shares(self, call: CallTraits) -> tuple[float | Tensor, float | Tensor]:
         """α and 1 - α, numbers or class weights."""
@@ -677,19 +677,25 @@ class focal_with_logits(focal):  # noqa: N801
     own_activation = "sigmoid"
 
 
-def _focal_foreground(s: Any, g: Any, gamma: float) -> Any:
-    return -g * (1 - s) ** gamma * torch.log(s)
-
-
-def _focal_background(s: Any, g: Any, gamma: float) -> Any:
-    return -(1 - g) * s**gamma * torch.log1p(-s)
-
-
 @functools.lru_cache(maxsize=64)
-def _density_of(theta: Callable[..., Any], *parameters: float) -> Density:
-    """What a function of s and g is, for parameters that stay."""
-    functions = OpenFunctions(lambda s, g: theta(s, g, *parameters), None, None, None, None)
-    return functions.densities(3)[0]
+def _focal_density(of_foreground: bool, gamma: float) -> Density:
+    """-g (1 - s)^γ log s, or -(1 - g) s^γ log(1 - s)."""
+
+    def theta(s: Any, g: Any) -> Any:
+        if of_foreground:
+            return -g * (1 - s) ** gamma * torch.log(s)
+        return -(1 - g) * s**gamma * torch.log1p(-s)
+
+    def plain(voxels: Any) -> Tensor:
+        weight, logarithm = voxels.g, voxels.log_s
+        other = 1 - voxels.s
+        if not of_foreground:
+            weight, logarithm, other = 1 - voxels.g, voxels.log_complement, voxels.s
+        surprise: Tensor = torch.where(weight == 0, torch.zeros_like(logarithm), logarithm)
+        return -weight * other**gamma * surprise
+
+    functions = OpenFunctions(theta, None, None, None, None)
+    return replace(functions.densities(3)[0], plain=plain)
 
 
 @functools.lru_cache(maxsize=512)

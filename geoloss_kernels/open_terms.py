@@ -33,12 +33,15 @@ class Density:
 
     Attributes:
         owner: who its parameters belong to; None without parameters, so that equal densities are one sum.
+        plain: the same in plain PyTorch, of the reference's voxels, for backends that do not run programs;
+            None for functions of the user's, which the reference calls themselves.
     """
 
     expression: Expression
     stencils: tuple[Stencil, ...]
     maps: tuple[DistanceOf, ...]
     owner: Any = None
+    plain: Callable[[Any], Tensor] | None = None
 
     @functools.cached_property
     def compiled(self) -> CompiledDensity:

@@ -28,8 +28,8 @@ from bench import (
 )
 from bench.cases import (
     CUDA_LOSSES,
-    LABEL_LOSSES,
     EAGER,
+    LABEL_LOSSES,
     MEMORY,
     MONAI,
     OPERATORS,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from geoloss_kernels.reference.sums import geo_sums
+from geoloss_kernels.reference.voxels import Voxels
 
 POOLED_DIMENSIONS: tuple[tuple[int, ...], ...] = ((), (0,), (0, 1))
 """Of S [N, C, K], by the number of a fraction's pooling."""
@@ -21,12 +22,13 @@ def ratio_and_sums(
     channel_weights: Tensor | None,
     maps: Sequence[Tensor],
     *options: Any,
+    programs: Sequence[Callable[[Voxels], Tensor]] = (),
 ) -> tuple[Tensor, Tensor]:
     """The operator `geo_loss`: `geo_ratio` of `geo_sums`, differentiable, and the sums, as constants.
 
     ``options``: the remaining ones of `geo_sums`, then those of `geo_ratio`.
     """
-    sums = geo_sums(input, target, mask, maps, *options[:-3])
+    sums = geo_sums(input, target, mask, maps, *options[:-3], programs=programs)
     return geo_ratio(sums, channel_weights, *options[-3:]), sums.detach()
 
 

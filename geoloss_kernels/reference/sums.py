@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from geoloss_kernels.reference.activation import ACTIVATIONS
 from geoloss_kernels.reference.terms import TERMS, columns_of
-from geoloss_kernels.reference.voxels import prepare
+from geoloss_kernels.reference.voxels import Voxels, prepare
 
 
 def geo_sums(
@@ -22,6 +22,8 @@ def geo_sums(
     activation: int = 0,
     ignore_index: int | None = None,
     include_background: bool = True,
+    *,
+    programs: Sequence[Callable[[Voxels], Tensor]] = (),
 ) -> Tensor:
     """Sums [N, C', K] over the valid voxels, the operator of that name (csrc/library.cpp).
 
@@ -36,6 +38,7 @@ def geo_sums(
         ignore_index: voxels whose target equals it are invalid: in every channel for a label map, in that
             channel for a target of the shape of ``input``.
         include_background: False leaves channel 0 out of the result (C' = C - 1).
+        programs: what the programs among the terms add up at every voxel, in turn, in plain PyTorch.
 
     float64 for float64 input, else float32. Differentiable in ``input``, also twice. Raises ValueError or
     TypeError that names the argument.
@@ -50,4 +53,11 @@ def geo_sums(
         ignore_index=ignore_index,
         include_background=include_background,
     )
-    return torch.stack([voxels.sum(TERMS[column.name](voxels, column)) for column in columns], dim=-1)
+    unknown = [column.program for column in columns if column.name == "program"][len(programs) :]
+    if unknown:
+        raise ValueError("terms: expected no programs, which the CPU alone computes, got one")
+    densities = [
+        programs[column.program](voxels) if column.name == "program" else TERMS[column.name](voxels, column)
+        for column in columns
+    ]
+    return torch.stack([voxels.sum(density) for density in densities], dim=-1)

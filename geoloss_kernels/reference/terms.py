@@ -23,6 +23,8 @@ class Column:
     name: str
     map: int = 0
     """the number of its map"""
+    program: int = 0
+    """of a program, its number among them"""
     axes: tuple[int, ...] = ()
     """spatial axes of the tensor that a first-order term differentiates along"""
     spacing: tuple[float, ...] = ()
@@ -74,7 +76,8 @@ TERMS: dict[str, Density] = {
 def columns_of(terms: Sequence[int], parameters: Sequence[float], dimensions: int) -> list[Column]:
     """What the operators' ``terms`` and ``parameters`` say: kind, counts and integers of each term."""
     names = tuple(TERMS)
-    columns = []
+    columns: list[Column] = []
+    programs = 0
     stream, numbers = list(terms), list(parameters)
     while stream:
         kind, integers, count = stream[:3]
@@ -83,7 +86,9 @@ def columns_of(terms: Sequence[int], parameters: Sequence[float], dimensions: in
         if not 0 <= kind <= PROGRAM.number:
             raise ValueError(f"terms: expected kinds from 0 to {PROGRAM.number}, got {kind}")
         if kind == PROGRAM.number:
-            raise ValueError("terms: expected no programs, which the CPU alone computes, got one")
+            columns.append(Column("program", program=programs))
+            programs += 1
+            continue
         columns.append(_column(names[kind], own, spacing, dimensions))
     if not columns:
         raise ValueError("terms: expected at least one, got none")
