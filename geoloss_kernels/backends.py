@@ -161,6 +161,21 @@ def runs_programs(input: Tensor) -> bool:
     return choose(input) == "cpu"
 
 
+def say_programs_are_plain(input: Tensor) -> None:
+    """Warn once that PyTorch computes them; RuntimeError where a backend is in force that cannot."""
+    backend = choose(input)
+    if backend == "reference":
+        return
+    if _forced is not None:
+        refuse_programs(input)
+    if backend not in _said:
+        _said.add(backend)
+        warnings.warn(
+            f"geoloss_kernels computes losses with open formulas with PyTorch, since {backend!r} does not",
+            stacklevel=6,
+        )
+
+
 def refuse_programs(input: Tensor) -> None:
     """Raise the RuntimeError of a backend that does not compute open formulas."""
     raise RuntimeError(

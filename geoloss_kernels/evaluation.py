@@ -183,6 +183,7 @@ def _operators(each: Pass, input: Tensor) -> Operators:
         return backends.operators(input)
     if any(density.plain is None for density in densities):
         backends.refuse_programs(input)
+    backends.say_programs_are_plain(input)
     programs = [density.plain for density in densities]
     return backends.operators_of_reference()._replace(
         geo_loss=functools.partial(ratio.ratio_and_sums, programs=programs),
