@@ -117,7 +117,7 @@ def test_a_backend_without_programs_has_pytorch_compute_it_and_says_so_once(
     logits, labels, _ = volumes()
     loss = gk.FocalLoss(to_onehot_y=True)
     fused = loss(logits, labels)
-    monkeypatch.setattr(backends, "choose", lambda input: "triton")
+    monkeypatch.setattr(backends, "choose", lambda _: "triton")
     monkeypatch.setattr(backends, "_said", set())
     with pytest.warns(UserWarning, match="open formulas with PyTorch, since 'triton' does not"):
         torch.testing.assert_close(fused, loss(logits, labels), rtol=1e-10, atol=0)
