@@ -12,11 +12,20 @@ from torch import Tensor, distributed
 from geoloss_kernels import backends
 from geoloss_kernels._registrations import Operators
 from geoloss_kernels.call import ACTIVATIONS, LossCall, Options
-from geoloss_kernels.formulas import CallTraits, Formula, Part, TracedGeo, geo, kept_combination
-from geoloss_kernels.passes import ClassWeight, Geometry, Pass, channel_weights, passes
+from geoloss_kernels.formulas import (
+    CallTraits,
+    Combination,
+    Formula,
+    Part,
+    TracedGeo,
+    geo,
+    kept_combination,
+)
+from geoloss_kernels.passes import ClassWeight, Geometry, Pass, channel_weights, own_activation, passes
 from geoloss_kernels.reference import ratio
 from geoloss_kernels.reference.geo import geo_loss_of_call
 from geoloss_kernels.reference.sums import geo_sums
+from geoloss_kernels.reference.voxels import prepare
 from geoloss_kernels.tensor_checks import companion_in_plane
 from geoloss_kernels.terms import EncodedTerms
 
@@ -43,6 +52,8 @@ def evaluate(
         current_weight: gives a formula's class weight as it is now, where a module keeps it as a buffer.
     """
     call = LossCall.of(input, target, mask, spacing, options)
+    if options.reduction == "none" and any(part.is_of_voxels for _, part in formula.parts):
+        return _evaluate_voxels(formula, options, call, input, target, mask, spacing, distance_map)
     traits = CallTraits(
         call.activation, call.channels, call.label_map, options.reduction, call.include_background
     )
@@ -62,6 +73,37 @@ def evaluate(
     if options.reduction == "none":
         return total.view(*total.shape, *[1] * call.dimensions)
     return total
+
+
+def _evaluate_voxels(formula: Formula, options: Options, call: LossCall, *tensors: Any) -> Tensor:
+    """The loss of every voxel [N, C', *spatial], in plain PyTorch, beside what the other parts are."""
+    own = [(factor, part) for factor, part in formula.parts if part.is_of_voxels]
+    others = tuple((factor, part) for factor, part in formula.parts if not part.is_of_voxels)
+    total = torch.stack([factor * _of_voxels(part, call) for factor, part in own]).sum(0)
+    total = total.squeeze(2) if call.dimensions == 1 else total
+    return evaluate(Combination(others), options, *tensors) + total if others else total
+
+
+def _of_voxels(part: Part, call: LossCall) -> Tensor:
+    activation = own_activation(part, call.activation, call.channels)
+    traits = CallTraits(activation, call.channels, call.label_map, "none", call.include_background)
+    voxels = prepare(
+        call.logits if activation != call.activation else call.input,
+        call.target,
+        call.mask,
+        activation=activation,
+        ignore_index=call.ignore_index,
+        include_background=call.include_background,
+    )
+    total = torch.zeros_like(voxels.s)
+    for fraction in part.fractions(traits):
+        for term, number in fraction.numerator.items():
+            density = number * term.density.plain(voxels)
+            if fraction.numerator_weight is not None:
+                weight = fraction.numerator_weight.to(density)
+                density = density * weight.view(1, -1, *[1] * (density.ndim - 2))
+            total = total + density
+    return total if voxels.valid is None else torch.where(voxels.valid, total, torch.zeros_like(total))
 
 
 class _Plan(NamedTuple):

@@ -162,9 +162,11 @@ class Part(Formula):
         own_activation: "logits" for a part that always takes the input for logits, of a softmax or, with a
             single channel, of a sigmoid, as MONAI's and torch's cross-entropy do; "sigmoid" for one that
             takes it for those of a sigmoid, as MONAI's focal loss.
+        is_of_voxels: without a reduction it is the loss of every voxel, not of volumes and channels.
     """
 
     own_activation: ClassVar[str | None] = None
+    is_of_voxels: ClassVar[bool] = False
 
     @property
     def parts(self) -> tuple[tuple[float, Part], ...]:
@@ -625,6 +627,8 @@ class focal(Part):  # noqa: N801
     alpha: float | Sequence[float] | None = None
     weight: Weight | None = None
     pooled: bool = False
+
+    is_of_voxels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", checked_weight(self.weight))

@@ -339,8 +339,8 @@ class FocalLoss(
     """1/|Ω| Σ -(α g (1 - s)^γ log s + (1 - α) (1 - g) s^γ log(1 - s)): MONAI's FocalLoss, of logits.
 
     ``use_softmax`` has the probabilities of a softmax and the first half alone; without the background the
-    softmax is of the other channels, and one α is not used, as in MONAI. ``reduction`` "none" gives
-    [N, C, 1, ...], the mean of each volume and channel, where MONAI gives that of each voxel.
+    softmax is of the other channels, and one α is not used, as in MONAI. ``reduction`` "none" gives the loss
+    of each voxel, in plain PyTorch. Takes [N, C] without spatial axes, too.
     """
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -361,6 +361,9 @@ class FocalLoss(
         FormulaLoss.__init__(self, formula, softmax=use_softmax, sigmoid=not use_softmax, **options)
 
     def forward(self, input: Tensor, target: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        if input.ndim == 2:
+            loss = self(input.unsqueeze(-1), target.unsqueeze(-1), *arguments, **keywords)
+            return loss.squeeze(-1) if self.options.reduction == "none" else loss
         if self.drops_background:
             target = target.long() - 1 if self.options.to_onehot_y else target[:, 1:]
             input = input[:, 1:]

@@ -80,14 +80,19 @@ class Pass:
     functions: tuple[SumsFunction, ...]
 
 
+def own_activation(part: Part, activation: str, channels: int) -> str:
+    """The activation of a part in a loss with ``activation``."""
+    of_logits = "softmax" if channels > 1 else "sigmoid"
+    return {"logits": of_logits, "sigmoid": "sigmoid"}.get(part.own_activation or "", activation)
+
+
 def passes(
     formula: Formula, traits: CallTraits, include_background: bool, batch: bool, geometry: Geometry
 ) -> tuple[Pass, ...]:
     """The passes of a call, one for each activation."""
-    own_activations = {"logits": "softmax" if traits.channels > 1 else "sigmoid", "sigmoid": "sigmoid"}
     groups: dict[tuple[str, bool], list[tuple[float, Part]]] = {}
     for factor, part in formula.parts:
-        activation = own_activations.get(part.own_activation or "", traits.activation)
+        activation = own_activation(part, traits.activation, traits.channels)
         from_logits = activation != traits.activation
         groups.setdefault((activation, from_logits), []).append((factor, part))
     result = []

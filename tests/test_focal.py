@@ -30,7 +30,7 @@ def assert_same(ours: torch.nn.Module, theirs: torch.nn.Module, logits: Tensor, 
     for loss in (ours, theirs):
         leaf = logits.clone().requires_grad_()
         value = loss(leaf, target)
-        results.append((value.double(), *torch.autograd.grad(value, leaf)))
+        results.append((value.double(), *torch.autograd.grad(value.sum(), leaf)))
     for mine, expected in zip(*results, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-7)
     assert results[0][1].count_nonzero() > 0
@@ -50,7 +50,7 @@ def test_focal(use_softmax: bool, include_background: bool, ignore_index: int | 
     logits, labels, target = volumes()
     kinds = (None, "one", "per class")
     for to_onehot_y, gamma, alpha, weight, reduction in itertools.product(
-        (True, False), (0.0, 2.0, 1.5), kinds, kinds, ("mean", "sum")
+        (True, False), (0.0, 2.0, 1.5), kinds, kinds, ("mean", "sum", "none")
     ):
         options = {
             "include_background": include_background,
@@ -71,7 +71,7 @@ def test_focal(use_softmax: bool, include_background: bool, ignore_index: int | 
 def test_dice_focal(activation: dict[str, bool], include_background: bool) -> None:
     logits, labels, target = volumes()
     for to_onehot_y, alpha, weight, reduction, batch in itertools.product(
-        (True, False), (None, 0.3), (None, "per class"), ("mean", "sum"), (False, True)
+        (True, False), (None, 0.3), (None, "per class"), ("mean", "sum", "none"), (False, True)
     ):
         weights = class_numbers(weight, [2.0, 1.0, 3.0], include_background)
         options = {
@@ -95,6 +95,13 @@ def test_the_reference_computes_it_too(use_softmax: bool) -> None:
     fused = loss(logits, labels)
     with gk.use_backend("reference"):
         torch.testing.assert_close(fused, loss(logits, labels), rtol=1e-10, atol=0)
+
+
+def test_points_without_spatial_axes() -> None:
+    logits, target = torch.randn(7, CLASSES, dtype=torch.float64), torch.eye(CLASSES)[torch.arange(7) % 3]
+    for reduction in ("mean", "none"):
+        options = {"gamma": 1.5, "reduction": reduction}
+        assert_same(gk.FocalLoss(**options), monai.FocalLoss(**options), logits, target)
 
 
 def test_saturated_logits() -> None:
