@@ -151,7 +151,7 @@ def _unfused(part: Part, in_reference: bool) -> geo | None:
 
 def _plan_compiled(formula: Formula, in_reference: bool, *details: Any) -> _Plan:
     """A compiler takes the passes for constants of its graph, without a cache of ours."""
-    if not formula.is_open:
+    if not (formula.is_open or any(part.is_of_voxels for _, part in formula.parts)):
         return _Plan(passes(formula, *details), (), {})
     traits, include_background, batch, geometry = details
     of_call = (traits.activation, traits.channels, traits.label_map, traits.reduction, include_background)

@@ -134,3 +134,12 @@ def test_a_backend_without_programs_has_pytorch_compute_it_and_says_so_once(
     monkeypatch.setattr(backends, "_forced", "triton")
     with pytest.raises(RuntimeError, match="'triton' does not compute open formulas"):
         loss(logits, labels)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_a_compiler_takes_it_whole(softmax: bool) -> None:
+    logits, labels, _ = volumes()
+    loss = gk.DiceFocalLoss(
+        softmax=softmax, sigmoid=not softmax, to_onehot_y=True, weight=torch.ones(CLASSES)
+    )
+    assert_same(torch.compile(loss, fullgraph=True, backend="aot_eager"), loss, logits, labels)
