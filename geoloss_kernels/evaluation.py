@@ -154,13 +154,13 @@ def _plan_compiled(formula: Formula, in_reference: bool, *details: Any) -> _Plan
     if not (formula.is_open or any(part.is_of_voxels for _, part in formula.parts)):
         return _Plan(passes(formula, *details), (), {})
     traits, include_background, batch, geometry = details
-    of_call = (traits.activation, traits.channels, traits.label_map, traits.reduction, include_background)
+    channels = len([None] * traits.channels)  # a number for the compiler, too, where sizes are symbols
+    of_call = (traits.activation, channels, traits.label_map, traits.reduction, include_background)
     return _constant_plan(
         formula, in_reference, include_background, batch, geometry.dimensions, geometry.spacing, *of_call
     )
 
 
-@torch.compiler.assume_constant_result
 def _constant_plan(
     formula: Formula,
     in_reference: bool,
@@ -180,6 +180,9 @@ def _constant_plan(
         )
     return planned
 
+
+# What torch.compiler.assume_constant_result does, without importing the compiler and Triton for everybody.
+_constant_plan._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 _kept_passes = functools.lru_cache(maxsize=512)(passes)
 
