@@ -155,7 +155,7 @@ class LossCall:
     @property
     def label_map(self) -> bool:
         """Whether the target is a map of class numbers for several channels."""
-        return self.channels > 1 and self.target.shape[1] == 1
+        return is_true(self.channels > 1 and self.target.shape[1] == 1)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -193,6 +193,13 @@ class LossCall:
         return mask if self.valid is None else mask & self.valid
 
 
+def is_true(condition: Any) -> bool:
+    """The condition as a number: of the symbolic sizes of a compiler, by a branch on it."""
+    if condition:  # noqa: SIM103 - bool() of a symbol stays a symbol
+        return True
+    return False
+
+
 def one_hot(labels: Tensor, channels: int) -> Tensor:
     """g_c = (label == c) for labels [N, 1, *spatial]; a label outside 0..C-1 matches no channel."""
     classes = torch.arange(channels, device=labels.device).view(1, -1, *[1] * (labels.ndim - 2))
@@ -211,7 +218,7 @@ def _resolve_channels(input: Tensor, target: Tensor, options: Options) -> tuple[
             if getattr(options, name) is ignored:
                 warnings.warn(f"single channel prediction, `{name}={ignored}` ignored.", stacklevel=6)
         return "sigmoid" if options.sigmoid else "none", True
-    if (target.shape[1] == 1) != options.to_onehot_y:
+    if is_true(target.shape[1] == 1) != options.to_onehot_y:
         expected = "a label map [N, 1, *spatial]" if options.to_onehot_y else f"shape {tuple(input.shape)}"
         raise ValueError(
             f"target: expected {expected} with to_onehot_y={options.to_onehot_y}, got {tuple(target.shape)}"
