@@ -59,7 +59,7 @@ def evaluate(
     )
     plan = _plan_compiled if torch.compiler.is_compiling() else _plan
     details = (traits, call.include_background, options.batch, Geometry(call.dimensions, call.spacing))
-    planned, unfused, parameters = plan(formula, _in_reference(input), *details)
+    planned, unfused, parameters = plan(formula, input, *details)
     given = _given_maps(distance_map, planned, call)
     total = None
     for each in planned:
@@ -121,17 +121,18 @@ def planned_passes(
     activation = "sigmoid" if options.sigmoid else "softmax" if options.softmax and channels > 1 else "none"
     background = options.include_background or channels == 1
     traits = CallTraits(activation, channels, label_map, options.reduction, background)
-    return _plan(formula, False, traits, background, options.batch, Geometry(dimensions, None)).passes
+    details = (traits, background, options.batch, Geometry(dimensions, None))
+    return _plan_open(formula, False, _kept_passes, *details).passes
 
 
 def _in_reference(input: Tensor) -> bool:
     return backends.choose(input) == "reference"
 
 
-def _plan(formula: Formula, in_reference: bool, *details: Any) -> _Plan:
+def _plan(formula: Formula, input: Tensor, *details: Any) -> _Plan:
     if not formula.is_open:
         return _Plan(_kept_passes(formula, *details), (), {})
-    return _plan_open(formula, in_reference, _kept_passes, *details)
+    return _plan_open(formula, _in_reference(input), _kept_passes, *details)
 
 
 def _plan_open(formula: Formula, in_reference: bool, plan: Callable[..., Any], *details: Any) -> _Plan:
@@ -149,7 +150,7 @@ def _unfused(part: Part, in_reference: bool) -> geo | None:
     return part if isinstance(part, geo) else None
 
 
-def _plan_compiled(formula: Formula, in_reference: bool, *details: Any) -> _Plan:
+def _plan_compiled(formula: Formula, input: Tensor, *details: Any) -> _Plan:
     """A compiler takes the passes for constants of its graph, without a cache of ours."""
     if not (formula.is_open or any(part.is_of_voxels for _, part in formula.parts)):
         return _Plan(passes(formula, *details), (), {})
@@ -157,7 +158,13 @@ def _plan_compiled(formula: Formula, in_reference: bool, *details: Any) -> _Plan
     channels = len([None] * traits.channels)  # a number for the compiler, too, where sizes are symbols
     of_call = (traits.activation, channels, traits.label_map, traits.reduction, include_background)
     return _constant_plan(
-        formula, in_reference, include_background, batch, geometry.dimensions, geometry.spacing, *of_call
+        formula,
+        _in_reference(input),
+        include_background,
+        batch,
+        geometry.dimensions,
+        geometry.spacing,
+        *of_call,
     )
 
 
@@ -223,9 +230,9 @@ def _evaluate_pass(
 
 def _operators(each: Pass, input: Tensor) -> Operators:
     """The backend's; for programs that it does not run, the reference's with what they are in PyTorch."""
-    densities = [term.density for term in each.terms if term.density is not None]
-    if not densities or backends.runs_programs(input):
+    if not each.has_programs or backends.runs_programs(input):
         return backends.operators(input)
+    densities = [term.density for term in each.terms if term.density is not None]
     if any(density.plain is None for density in densities):
         backends.refuse_programs(input)
     backends.say_programs_are_plain(input)

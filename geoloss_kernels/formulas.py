@@ -77,7 +77,13 @@ class Fraction:
 
 
 class Formula:
-    """A weighted sum of parts: `Part` s with their factors."""
+    """A weighted sum of parts: `Part` s with their factors.
+
+    Attributes:
+        is_open: whether functions of the user's are among its parts.
+    """
+
+    is_open: bool = False
 
     @property
     def parts(self) -> tuple[tuple[float, Part], ...]:
@@ -92,11 +98,6 @@ class Formula:
                 parameters[traced.part.functions] = traced.part.functions.parameters
             parts.append((factor, traced))
         return OpenedFormula(kept_combination(tuple(parts)), parameters)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether functions of the user's are among its parts."""
-        return any(isinstance(part, geo) for _, part in self.parts)
 
     def __add__(self, other: Any) -> Formula:
         return Combination((*self.parts, *other.parts)) if isinstance(other, Formula) else NotImplemented
@@ -143,6 +144,7 @@ class Combination(Formula):
 
     def __init__(self, parts: tuple[tuple[float, Part], ...]) -> None:
         self._parts = parts
+        self.is_open = any(part.is_open for _, part in parts)
 
     @property
     def parts(self) -> tuple[tuple[float, Part], ...]:
@@ -565,6 +567,8 @@ class geo(Part):  # noqa: N801
     smooth_dr: float = 0.0
     spacing: Sequence[float] | None = None
     fused: bool = True
+
+    is_open = True
 
     def __post_init__(self) -> None:
         _hold_spacing(self, self.spacing)

@@ -65,6 +65,7 @@ class Pass:
             functions alone.
         class_weights: the rows of ``channel_weights``.
         functions: parts that are no ratios.
+        has_programs: whether a term is one.
     """
 
     activation: str
@@ -78,6 +79,7 @@ class Pass:
     reduction: int
     class_weights: tuple[ClassWeight, ...]
     functions: tuple[SumsFunction, ...]
+    has_programs: bool
 
 
 def own_activation(part: Part, activation: str, channels: int) -> str:
@@ -149,6 +151,7 @@ class _PassBuilder:
             REDUCTIONS.index(self.traits.reduction),
             tuple(self.class_weights),
             functions,
+            any(term.density is not None for term in terms),
         )
 
     def _column(self, name: Any) -> int:
