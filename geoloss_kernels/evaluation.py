@@ -53,13 +53,23 @@ def evaluate(
     """
     call = LossCall.of(input, target, mask, spacing, options)
     if options.reduction == "none" and any(part.is_of_voxels for _, part in formula.parts):
-        return _evaluate_voxels(formula, options, call, input, target, mask, spacing, distance_map)
+        return _evaluate_voxels(formula, options, call, distance_map, current_weight)
+    return _evaluate_call(formula, options, call, distance_map, current_weight)
+
+
+def _evaluate_call(
+    formula: Formula,
+    options: Options,
+    call: LossCall,
+    distance_map: DistanceMaps,
+    current_weight: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
     traits = CallTraits(
         call.activation, call.channels, call.label_map, options.reduction, call.include_background
     )
     plan = _plan_compiled if torch.compiler.is_compiling() else _plan
     details = (traits, call.include_background, options.batch, Geometry(call.dimensions, call.spacing))
-    planned, unfused, parameters = plan(formula, input, *details)
+    planned, unfused, parameters = plan(formula, call.input, *details)
     given = _given_maps(distance_map, planned, call)
     total = None
     for each in planned:
@@ -75,16 +85,25 @@ def evaluate(
     return total
 
 
-def _evaluate_voxels(formula: Formula, options: Options, call: LossCall, *tensors: Any) -> Tensor:
+def _evaluate_voxels(
+    formula: Formula,
+    options: Options,
+    call: LossCall,
+    distance_map: DistanceMaps,
+    current_weight: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
     """The loss of every voxel [N, C', *spatial], in plain PyTorch, beside what the other parts are."""
     own = [(factor, part) for factor, part in formula.parts if part.is_of_voxels]
     others = tuple((factor, part) for factor, part in formula.parts if not part.is_of_voxels)
-    total = torch.stack([factor * _of_voxels(part, call) for factor, part in own]).sum(0)
+    total = torch.stack([factor * _of_voxels(part, call, current_weight) for factor, part in own]).sum(0)
     total = total.squeeze(2) if call.dimensions == 1 else total
-    return evaluate(Combination(others), options, *tensors) + total if others else total
+    if not others:
+        return total
+    return total + _evaluate_call(Combination(others), options, call, distance_map, current_weight)
 
 
-def _of_voxels(part: Part, call: LossCall) -> Tensor:
+def _of_voxels(part: Part, call: LossCall, current_weight: Callable[[Tensor], Tensor] | None) -> Tensor:
+    part = part if current_weight is None else part.with_class_weights(current_weight)
     activation = own_activation(part, call.activation, call.channels)
     traits = CallTraits(activation, call.channels, call.label_map, "none", call.include_background)
     voxels = prepare(

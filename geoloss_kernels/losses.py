@@ -360,19 +360,23 @@ class FocalLoss(
         formula = formulas.focal(**given, pooled=ignore_index is not None)
         FormulaLoss.__init__(self, formula, softmax=use_softmax, sigmoid=not use_softmax, **options)
 
-    def forward(self, input: Tensor, target: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+    def forward(
+        self, input: Tensor, target: Tensor, mask: Tensor | None = None, *arguments: Any, **keywords: Any
+    ) -> Tensor:
         if input.ndim == 2:
-            loss = self(input.unsqueeze(-1), target.unsqueeze(-1), *arguments, **keywords)
+            mask = None if mask is None else mask.unsqueeze(-1)
+            loss = self(input.unsqueeze(-1), target.unsqueeze(-1), mask, *arguments, **keywords)
             return loss.squeeze(-1) if self.options.reduction == "none" else loss
         if self.drops_background:
             target = target.long() - 1 if self.options.to_onehot_y else target[:, 1:]
             input = input[:, 1:]
+            mask = mask if mask is None or mask.shape[1] == 1 else mask[:, 1:]
         if self.options.softmax and input.shape[1] < 2:
             raise ValueError(
                 "use_softmax: expected at least 2 channels in the loss, whose softmax is not 1 everywhere, "
                 f"got {input.shape[1]}"
             )
-        return super().forward(input, target, *arguments, **keywords)
+        return super().forward(input, target, mask, *arguments, **keywords)
 
 
 class DiceFocalLoss(

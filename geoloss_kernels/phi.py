@@ -62,7 +62,7 @@ class Stencil:
 
     def kernels(self, dimensions: int, spacing: Sequence[float]) -> list[Component]:
         """Its K components in volumes of so many axes."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no kernels")
 
     def components(self, dimensions: int) -> int:
         return len(self.kernels(dimensions, (1.0,) * dimensions))

@@ -143,3 +143,36 @@ def test_a_compiler_takes_it_whole(softmax: bool) -> None:
         softmax=softmax, sigmoid=not softmax, to_onehot_y=True, weight=torch.ones(CLASSES)
     )
     assert_same(torch.compile(loss, fullgraph=True, backend="aot_eager"), loss, logits, labels)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_class_weights_are_those_that_the_module_has_now(reduction: str) -> None:
+    logits, labels, _ = volumes()
+    options = {"to_onehot_y": True, "reduction": reduction}
+    loss = gk.DiceFocalLoss(weight=[1.0, 1.0, 1.0], sigmoid=True, **options)
+    other = gk.DiceFocalLoss(weight=[1.0, 2.0, 3.0], sigmoid=True, **options)
+    loss.load_state_dict(other.state_dict())
+    assert torch.equal(loss(logits, labels), other(logits, labels))
+
+
+def test_other_act_runs_once_beside_the_loss_of_voxels() -> None:
+    logits, labels, _ = volumes()
+    calls = []
+
+    def activation(given: Tensor) -> Tensor:
+        calls.append(given)
+        return given.sigmoid()
+
+    loss = gk.DiceFocalLoss(other_act=activation, to_onehot_y=True, reduction="none")
+    expected = gk.DiceFocalLoss(sigmoid=True, to_onehot_y=True, reduction="none")(logits, labels)
+    torch.testing.assert_close(loss(logits, labels), expected)
+    assert len(calls) == 1
+
+
+def test_a_mask_of_channels_goes_without_the_background_too() -> None:
+    logits, labels, _ = volumes()
+    mask = torch.rand(logits.shape) > 0.3
+    options = {"use_softmax": True, "include_background": False}
+    labelled = gk.FocalLoss(to_onehot_y=True, **options)(logits, labels, mask=mask)
+    rest = gk.FocalLoss(use_softmax=True, to_onehot_y=True)(logits[:, 1:], labels - 1, mask=mask[:, 1:])
+    assert torch.equal(labelled, rest)
