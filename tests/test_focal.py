@@ -149,7 +149,7 @@ def test_a_compiler_takes_it_whole(softmax: bool) -> None:
 def test_class_weights_are_those_that_the_module_has_now(reduction: str) -> None:
     logits, labels, _ = volumes()
     options = {"to_onehot_y": True, "reduction": reduction}
-    loss = gk.DiceFocalLoss(weight=[1.0, 1.0, 1.0], sigmoid=True, **options)
+    loss = gk.DiceFocalLoss(weight=[1.0, 1.0, 1.0], sigmoid=True, **options).float()  # buffers of its own
     other = gk.DiceFocalLoss(weight=[1.0, 2.0, 3.0], sigmoid=True, **options)
     loss.load_state_dict(other.state_dict())
     assert torch.equal(loss(logits, labels), other(logits, labels))
