@@ -6,7 +6,8 @@ GEOLOSS_BUILD=auto   what can be built here: CPU operators if there is a C++ com
               cuda   CPU and CUDA operators, or fail
               none   nothing
 TORCH_CUDA_ARCH_LIST names the architectures, as for every extension of PyTorch ("9.0" or "8.0;9.0+PTX");
-without it they are those of the GPUs in this machine, or all if it has none.
+without it they are those of the GPUs in this machine, or all if it has none. With it, GEOLOSS_BUILD=cuda also
+builds beside a torch without CUDA, for another machine's torch with CUDA.
 """
 
 from __future__ import annotations
@@ -161,8 +162,8 @@ def reason_against_cpu() -> str | None:
     return None if shutil.which(compiler) else f"no C++ compiler ({compiler}) found"
 
 
-def reason_against_cuda() -> str | None:
-    if torch.version.cuda is None:
+def reason_against_cuda(for_another_machine: bool) -> str | None:
+    if torch.version.cuda is None and not for_another_machine:
         return f"torch {torch.__version__} is built without CUDA"
     nvcc = find_nvcc()
     if nvcc is None:
@@ -190,7 +191,8 @@ def extensions() -> list[Extension]:
     built = [Extension("geoloss_kernels._C", [*OPERATORS, *KERNELS], py_limited_api=True)]
     if choice == "cpu":
         return built
-    reason = reason_against_cuda()
+    for_another_machine = choice == "cuda" and "TORCH_CUDA_ARCH_LIST" in os.environ
+    reason = reason_against_cuda(for_another_machine)
     if reason is None:
         built += [Extension("geoloss_kernels._C_cuda", CUDA_SOURCES, py_limited_api=True)]
     elif choice == "cuda":

@@ -79,14 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keep_freed_memory()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
-    _say("Correctness gate")
-    suite, green = gate.run_suite(options.device)
-    if not green:
-        return _fail(f"{suite} is red; nothing was timed")
+    tests = "no suite"
+    if options.suite:
+        _say("Correctness gate")
+        tests, green = gate.run_suite(options.device)
+        if not green:
+            return _fail(f"{tests} is red; nothing was timed")
     header = {
         **machine.describe(options.device),
         **_describe_method(options),
-        "gate": f"{suite}, and every provider against float64",
+        "gate": f"{tests}, and every provider against float64",
     }
     results = Results([], [])
     tables = Tables(header, results, options)
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RedGateError as error:
         tables.remove()
         return _fail(str(error))
-    if options.device == "cuda" and not options.quick:
+    if options.device == "cuda" and not options.quick and options.providers is None:
         results.steps = _measure_steps()
     print(tables.text())
     tables.write()
@@ -113,6 +115,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--dtypes", nargs="+", choices=DTYPES, help="of the volumes of --shapes; the CPU takes float32 alone"
     )
     parser.add_argument("--losses", nargs="+", metavar="LOSS", help=", ".join(CUDA_LOSSES))
+    parser.add_argument(
+        "--providers", nargs="+", metavar="NAME", help="as the tables name them; default: all"
+    )
+    parser.add_argument(
+        "--no-suite", dest="suite", action="store_false", help="where the tests of parity have just been run"
+    )
     parser.add_argument("--rounds", type=int, default=Plan.rounds, help="most timed calls of a provider")
     parser.add_argument(
         "--budget", type=float, default=Plan.budget, help="seconds of a provider's timed calls"
@@ -179,7 +187,9 @@ def _measure(setting: Setting, options: argparse.Namespace) -> list[Measurement]
     volumes = make_volumes(setting.shape, setting.dtype).to(options.device)
     torch.compiler.reset()
     cases = [
-        case for case in make_cases(options.device, setting.dtype) if case.name in (MEMORY, *setting.losses)
+        case.only(options.providers)
+        for case in make_cases(options.device, setting.dtype)
+        if case.name in (MEMORY, *setting.losses)
     ]
     name = f"{format_shape(setting.shape)}, {str(setting.dtype).removeprefix('torch.')}"
     _say(f"{name}: comparing losses and gradients with the reference in float64")

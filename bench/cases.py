@@ -82,6 +82,13 @@ class Case:
             return volumes.labels
         return volumes.target if self.target_dtype is None else volumes.target.to(self.target_dtype)
 
+    def only(self, names: Sequence[str] | None) -> Case:
+        """With the implementations of these names; None for all."""
+        if names is None:
+            return self
+        kept = [provider for provider in self.providers if provider.name in names]
+        return replace(self, providers=kept, missing=[each for each in self.missing if each.name in names])
+
     def exact_target_of(self, volumes: Volumes) -> Tensor:
         """For the reference."""
         return volumes.labels if self.of_labels else volumes.target.double()

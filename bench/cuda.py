@@ -66,6 +66,24 @@ class Gpu:
         return graph.replay
 
 
+class HostClock(Gpu):
+    """The host's clock in place of a GPU's, to rehearse without one."""
+
+    def event(self) -> Event:
+        return _Moment()
+
+    def synchronize(self) -> None:
+        pass
+
+
+class _Moment:
+    def record(self) -> None:
+        self.seconds = perf_counter()
+
+    def elapsed_time(self, end: _Moment) -> float:
+        return 1000 * (end.seconds - self.seconds)
+
+
 GPU = Gpu()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import cuda
-from bench.inputs import Shape, make_volumes
+from bench.inputs import Shape, format_shape, make_volumes
 from bench.timing import Spread, spread_of
 
 SIZES = (64, 96)
@@ -89,3 +90,17 @@ class _Step:
         end.record()
         cuda.GPU.synchronize()
         return begin.elapsed_time(end) / 1000, loss_begin.elapsed_time(loss_end) / 1000
+
+
+def main(device: str) -> None:
+    """Print the times; on the CPU, a rehearsal with tiny patches and the host's clock."""
+    if device == "cpu":
+        cuda.GPU = cuda.HostClock()
+    for times in measure_steps(device, *(((16,), 2) if device == "cpu" else ())):
+        shape = format_shape(times.shape)
+        step, loss = (1000 * times.spread(phase).median for phase in ("step", "loss"))
+        print(f"{shape}: step {step:.3g} ms, loss {loss:.3g} ms, {100 * times.share:.2g} %", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
