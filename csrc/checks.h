@@ -145,7 +145,7 @@ class TermReader {
                     ", got ", number);
     const auto kind = static_cast<TermKind>(number);
     STD_TORCH_CHECK(kind != TermKind::kProgram || runs_programs_,
-                    "terms: expected no programs, which the CPU alone computes, got one");
+                    "terms: expected no programs, which these operators do not compute, got one");
     return kind;
   }
 

@@ -145,7 +145,36 @@ def _say_once(device: str) -> None:
 
 def operators(input: Tensor) -> Operators:
     """The operators of the backend for ``input``."""
+    return _operators_of(choose(input))
+
+
+def operators_for_programs(input: Tensor) -> Operators | None:
+    """The operators that compute open formulas of ``input``; None where the reference does.
+
+    Those of the CUDA library do not: with it in force by default, Triton computes them. Raises RuntimeError
+    where no backend can, or one is in force that does not.
+    """
     backend = choose(input)
+    if backend == "reference":
+        return None
+    if backend in _RUN_PROGRAMS:
+        return _operators_of(backend)
+    if _forced is not None:
+        raise RuntimeError(
+            f"backend: {backend!r} is in force and does not compute open formulas, which 'triton' does"
+        )
+    if _REASONS["triton"] is not None:
+        raise RuntimeError(
+            "backend: open formulas of CUDA tensors are computed by Triton, which cannot be used here: "
+            f"{_REASONS['triton']}; fused=False computes them with PyTorch"
+        )
+    return _operators_of("triton")
+
+
+_RUN_PROGRAMS = ("cpu", "triton")
+
+
+def _operators_of(backend: str) -> Operators:
     if backend not in _operators:
         _operators[backend] = _load_triton()
     return _operators[backend]
@@ -154,34 +183,6 @@ def operators(input: Tensor) -> Operators:
 def operators_of_reference() -> Operators:
     """Those in plain PyTorch."""
     return _operators["reference"]
-
-
-def runs_programs(input: Tensor) -> bool:
-    """Whether the operators for ``input`` compute open formulas, which those of the CPU alone do."""
-    return choose(input) == "cpu"
-
-
-def say_programs_are_plain(input: Tensor) -> None:
-    """Warn once that PyTorch computes them; RuntimeError where a backend is in force that cannot."""
-    backend = choose(input)
-    if backend == "reference":
-        return
-    if _forced is not None:
-        refuse_programs(input)
-    if backend not in _said:
-        _said.add(backend)
-        warnings.warn(
-            f"geoloss_kernels computes losses with open formulas with PyTorch, since {backend!r} does not",
-            stacklevel=6,
-        )
-
-
-def refuse_programs(input: Tensor) -> None:
-    """Raise the RuntimeError of a backend that does not compute open formulas."""
-    raise RuntimeError(
-        f"backend: {choose(input)!r} does not compute open formulas; 'cpu' does for tensors on the CPU, and "
-        "fused=False with plain PyTorch on every device"
-    )
 
 
 def _load_triton() -> Operators:

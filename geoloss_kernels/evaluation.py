@@ -248,14 +248,13 @@ def _evaluate_pass(
 
 
 def _operators(each: Pass, input: Tensor) -> Operators:
-    """The backend's; for programs that it does not run, the reference's with what they are in PyTorch."""
-    if not each.has_programs or backends.runs_programs(input):
+    """The backend's; for programs, the reference's with what they are in PyTorch."""
+    if not each.has_programs:
         return backends.operators(input)
-    densities = [term.density for term in each.terms if term.density is not None]
-    if any(density.plain is None for density in densities):
-        backends.refuse_programs(input)
-    backends.say_programs_are_plain(input)
-    programs = [density.plain for density in densities]
+    fused = backends.operators_for_programs(input)
+    if fused is not None:
+        return fused
+    programs = [term.density.plain for term in each.terms if term.density is not None]
     return backends.operators_of_reference()._replace(
         geo_loss=functools.partial(ratio.ratio_and_sums, programs=programs),
         geo_sums=functools.partial(geo_sums, programs=programs),

@@ -33,8 +33,8 @@ class Density:
 
     Attributes:
         owner: who its parameters belong to; None without parameters, so that equal densities are one sum.
-        plain: the same in plain PyTorch, of the reference's voxels, for backends that do not run programs;
-            None for functions of the user's, which the reference calls themselves.
+        plain: the same in plain PyTorch, of the voxels of the reference; None for functions of the user's,
+            which the reference calls themselves.
     """
 
     expression: Expression

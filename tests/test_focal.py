@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from monai import losses as monai
 from torch import Tensor
 
 import geoloss_kernels as gk
-from geoloss_kernels import backends
 
 CLASSES = 3
 
@@ -116,24 +114,6 @@ def test_a_softmax_of_one_channel_is_refused() -> None:
     loss = gk.FocalLoss(to_onehot_y=True, use_softmax=True, include_background=False)
     with pytest.raises(ValueError, match="use_softmax: expected at least 2 channels in the loss"):
         loss(logits[:, :2], labels)
-
-
-def test_a_backend_without_programs_has_pytorch_compute_it_and_says_so_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    logits, labels, _ = volumes()
-    loss = gk.FocalLoss(to_onehot_y=True)
-    fused = loss(logits, labels)
-    monkeypatch.setattr(backends, "choose", lambda _: "triton")
-    monkeypatch.setattr(backends, "_said", set())
-    with pytest.warns(UserWarning, match="open formulas with PyTorch, since 'triton' does not"):
-        torch.testing.assert_close(fused, loss(logits, labels), rtol=1e-10, atol=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        loss(logits, labels)
-    monkeypatch.setattr(backends, "_forced", "triton")
-    with pytest.raises(RuntimeError, match="'triton' does not compute open formulas"):
-        loss(logits, labels)
 
 
 @pytest.mark.parametrize("softmax", [False, True])

@@ -248,12 +248,38 @@ def test_what_cannot_be_fused_says_so_and_plain_pytorch_computes_it() -> None:
         gk.GEOLoss(one, norm_of_gradients, lambda u: u, sigmoid=True)(logits, target)
 
 
-@pytest.mark.parametrize("backend", ["cuda", "triton"])
-def test_a_backend_without_open_formulas_says_so(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    logits, target = volumes(1, 1, 4, 5)
-    monkeypatch.setattr(gk.backends, "choose", lambda _: backend)
-    with pytest.raises(RuntimeError, match=f"{backend!r} does not compute open formulas"):
-        gk.GEOLoss(one, norm_of_gradients, gk.phi.sobel(), sigmoid=True)(logits, target)
+OPEN_LOSSES = (
+    gk.GEOLoss(one, norm_of_gradients, gk.phi.sobel(), sigmoid=True),
+    gk.FocalLoss(),
+)
+
+
+@pytest.mark.parametrize("loss", OPEN_LOSSES, ids=lambda loss: type(loss).__name__)
+class TestBesideTheCudaLibrary:
+    @pytest.fixture(autouse=True)
+    def cuda_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gk.backends, "choose", lambda _: "cuda")
+
+    def test_triton_computes_it(self, loss: gk.FormulaLoss, monkeypatch: pytest.MonkeyPatch) -> None:
+        logits, target = volumes(1, 1, 4, 5)
+        asked = []
+        stand_in = gk.backends._operators["cpu"]
+        monkeypatch.setitem(gk.backends._REASONS, "triton", None)
+        monkeypatch.setattr(gk.backends, "_operators_of", lambda name: (asked.append(name), stand_in)[1])
+        loss(logits, target)
+        assert asked == ["triton"]
+
+    def test_without_triton_it_is_an_error(
+        self, loss: gk.FormulaLoss, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(gk.backends._REASONS, "triton", "triton is not installed")
+        with pytest.raises(RuntimeError, match="cannot be used here: triton is not installed; fused=False"):
+            loss(*volumes(1, 1, 4, 5))
+
+    def test_in_force_it_refuses(self, loss: gk.FormulaLoss, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gk.backends, "_forced", "cuda")
+        with pytest.raises(RuntimeError, match="'cuda' is in force and does not compute open formulas"):
+            loss(*volumes(1, 1, 4, 5))
 
 
 def test_a_compiler_has_no_place_for_a_tensor_that_the_functions_read() -> None:

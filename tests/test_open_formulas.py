@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from geoloss_kernels import backends, phi
-from geoloss_kernels.backends import use_backend
 from geoloss_kernels.phi import norm
 from tests.open_cases import OpenCase, random_case
 
@@ -17,10 +16,11 @@ SAMPLED = int(os.environ.get("GEOLOSS_OPEN_CASES", "150"))
 """of 2,000 cases that are known to hold"""
 
 
-def compare(case: OpenCase, backend: str) -> None:
+def compare(case: OpenCase) -> None:
     input = case.tensors[0].requires_grad_()
-    with use_backend(backend):
-        ours = case.sums(backends.operators(input).geo_sums, input)
+    operators = backends.operators_for_programs(input)
+    assert operators is not None
+    ours = case.sums(operators.geo_sums, input)
     exact = case.sums_by_autograd(input)
     weights = torch.randn(exact.shape, generator=torch.Generator().manual_seed(case.seed)).to(exact)
     torch.testing.assert_close(ours, exact, rtol=1e-10, atol=1e-10)
@@ -31,11 +31,13 @@ def compare(case: OpenCase, backend: str) -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10 * (1 + expected.abs().max()))
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("seed", range(SAMPLED))
 def test_random_losses_match_autograd(seed: int) -> None:
-    compare(random_case(seed), "cpu")
+    compare(random_case(seed))
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("operator", [phi.forward(), phi.central(), phi.sobel(), phi.laplacian()])
 @pytest.mark.parametrize("masked", [False, True])
 def test_several_tiles_match_autograd(operator: phi.Stencil, masked: bool) -> None:
@@ -49,4 +51,4 @@ def test_several_tiles_match_autograd(operator: phi.Stencil, masked: bool) -> No
         spacing=(1.0, 0.7, 2.5),
         include_background=True,
     )
-    compare(case, "cpu")
+    compare(case)

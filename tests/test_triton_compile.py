@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx90a", "gfx942")
-REGISTERS = {"voxel-wise": 64, "voxel-wise softmax": 96, "stencil": 128, "stencil softmax": 255}
+REGISTERS = {"voxel-wise": 64, "voxel-wise softmax": 96, "stencil": 128, "stencil softmax": 255, "open": 255}
 """The most that a thread of the kernels over voxels may take."""
 WIDE = {"sm": ("LDG.E.128", "STG.E.128"), "gf": ("_load_dwordx4", "_store_dwordx4")}
 
@@ -37,6 +37,8 @@ def kernels(target: str, tmp_path_factory: pytest.TempPathFactory) -> list[Kerne
 
 
 def kind(kernel: Kernel) -> str:
+    if kernel["loss"].startswith("open"):
+        return "open"
     reach = "stencil" if any(name in kernel["loss"] for name in ("fog", "sog")) else "voxel-wise"
     return f"{reach} softmax" if kernel.get("activation") == "softmax" else reach
 
@@ -64,6 +66,12 @@ def test_a_loss_is_three_launches_and_its_gradient_two(kernels):
     ]
     forward = ["geo_sums_fwd_kernel", "add_partial_kernel", "geo_ratio_fwd_kernel"]
     assert of_dice == [*forward, "geo_ratio_bwd_kernel", "geo_sums_bwd_kernel"]
+
+
+def test_the_gradient_of_stencils_of_programs_is_one_launch_more(kernels):
+    of_open = [kernel["kernel"] for kernel in kernels if kernel["loss"] == "open fog"][:6]
+    forward = ["geo_sums_fwd_kernel", "add_partial_kernel", "geo_ratio_fwd_kernel"]
+    assert of_open == [*forward, "geo_ratio_bwd_kernel", "geo_sums_flux_kernel", "geo_sums_bwd_kernel"]
 
 
 def test_distance_transforms_are_compiled(kernels):

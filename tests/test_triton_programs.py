@@ -19,21 +19,25 @@ import tempfile
 import torch
 
 from geoloss_kernels.expressions.derivative import derivatives
+from geoloss_kernels.expressions.program import compile_program
 from geoloss_kernels.expressions.simplify import protect
 from geoloss_kernels.triton.programs import triton_function
 from tests.random_losses import random_loss
 from tests.test_expressions import MOVING, Voxels, slopes_from, traced
 
 
-def launched(function, arguments, outputs):
-    names = ", ".join(f"a{i}" for i in range(len(arguments)))
-    loads = ", ".join(f"tl.load(a{i} + places)" for i in range(len(arguments)))
-    results = ", ".join(f"r{i}" for i in range(outputs))
+def launched(function, fields, constants, outputs):
+    names = ", ".join(f"a{i}" for i in range(len(fields) + len(constants)))
+    loads = [f"tl.load(a{i} + places)" for i in range(len(fields) + len(constants))]
+    given = "({}), ({})".format(*("".join(f"{each}, " for each in part) for part in (
+        loads[: len(fields)], loads[len(fields) :]
+    )))
+    results = "".join(f"r{i}, " for i in range(outputs))
     stores = "\\n".join(f"    tl.store(o{i} + places, r{i})" for i in range(outputs))
     targets = ", ".join(f"o{i}" for i in range(outputs))
     source = (
         f"@triton.jit\\ndef kernel({names}, {targets}, SIZE: tl.constexpr):\\n"
-        f"    places = tl.arange(0, SIZE)\\n    {results} = program({loads})\\n{stores}\\n"
+        f"    places = tl.arange(0, SIZE)\\n    ({results}) = program({given})\\n{stores}\\n"
     )
     path = os.path.join(tempfile.mkdtemp(), "kernel.py")
     open(path, "w").write("import triton\\nimport triton.language as tl\\n" + source)
@@ -41,16 +45,16 @@ def launched(function, arguments, outputs):
     module = importlib.util.module_from_spec(specification)
     module.program = function
     specification.loader.exec_module(module)
-    found = [torch.empty_like(arguments[0]) for _ in range(outputs)]
-    module.kernel[(1,)](*arguments, *found, SIZE=64)
+    found = [torch.empty(64, dtype=torch.float64) for _ in range(outputs)]
+    module.kernel[(1,)](*fields, *constants, *found, SIZE=64)
     return [each.reshape(1, 64) for each in found]
 
 
 def run(roots, voxels):
-    made = triton_function(protect(roots))
-    arguments = [voxels.field(field).flatten().contiguous() for field in made.fields]
-    arguments += [torch.full((64,), number, dtype=torch.float64) for number in made.constants]
-    return launched(made.function, arguments, len(roots))
+    program = compile_program(protect(roots))
+    fields = [voxels.field(field).flatten().contiguous() for field in program.fields]
+    constants = [torch.full((64,), number, dtype=torch.float64) for number in program.constants]
+    return launched(triton_function(program), fields, constants, len(roots))
 
 
 for seed in range(SEEDS):

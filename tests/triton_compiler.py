@@ -24,6 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+import geoloss_kernels as gk
 from geoloss_kernels import formulas
 from geoloss_kernels.call import ACTIVATIONS
 from geoloss_kernels.formulas import CallTraits, Formula
@@ -48,6 +49,18 @@ LOSSES: dict[str, Formula] = {
     "dice + sog": formulas.dice() + formulas.sog(),
     "sog two-sided": formulas.sog(two_sided=True),
     "dice + boundary": formulas.dice() + formulas.boundary(),
+    "focal": formulas.focal(),
+    "open fog": formulas.geo(
+        theta=lambda s, g: 1, psi=lambda s, g, phi: gk.norm(phi(s) - phi(g)), phi=gk.phi.forward()
+    ),
+    "open fog of Sobel's edges": formulas.geo(
+        theta=lambda s, g: 1, psi=lambda s, g, phi: gk.norm(phi(s) - phi(g)), phi=gk.phi.sobel()
+    ),
+    "open fog of 27 weights": formulas.geo(
+        theta=lambda s, g: (s - g).square(),
+        psi=lambda s, g, phi: (phi(s)[0] * phi(g)[0]).abs(),
+        phi=gk.phi.stencil(torch.linspace(-1, 1, 27).reshape(1, 3, 3, 3)),
+    ),
     "fog along two axes": formulas.fog(axes=0, spacing=(3.0, 1.0, 1.0)) + formulas.fog("l1", axes=(1, 2)),
 }
 RATIOS = (
@@ -94,7 +107,8 @@ def compiled_kernels(target: GPUTarget) -> list[tuple[str, Any]]:
 
 def planned(loss: str, activation: str, channels: int) -> Pass:
     traits = CallTraits(activation, channels, label_map=channels > 1, reduction="mean")
-    (each,) = passes(LOSSES[loss], traits, True, False, Geometry(dimensions=3, spacing=None))
+    formula = LOSSES[loss].opened(3).formula
+    (each,) = passes(formula, traits, True, False, Geometry(dimensions=3, spacing=None))
     return each
 
 
@@ -178,7 +192,7 @@ def cases(target: str) -> Iterator[dict[str, Any]]:
     yield {"loss": "dice", "dtype": torch.bfloat16}
     yield {"loss": "dice + fog", "dtype": torch.float32, "activation": "softmax"}
     yield {"loss": "dice + cross-entropy", "dtype": torch.float32, "activation": "softmax"}
-    for loss in LOSSES if target == "sm_90" else ("dice", "fog", "dice + fog"):
+    for loss in LOSSES if target == "sm_90" else ("dice", "fog", "dice + fog", "focal", "open fog"):
         yield {"loss": loss, "dtype": torch.float32}
     if target == "sm_90":
         yield {"loss": "dice + fog", "dtype": torch.bfloat16}
@@ -186,6 +200,9 @@ def cases(target: str) -> Iterator[dict[str, Any]]:
         yield {"loss": "dice + fog", "dtype": torch.float64}
         yield {"loss": "dice", "dtype": torch.float32, "width": 129}
         yield {"loss": "bce", "dtype": torch.float32, "activation": "softmax"}
+        yield {"loss": "focal", "dtype": torch.float32, "activation": "softmax"}
+        yield {"loss": "open fog", "dtype": torch.float32, "masked": True}
+        yield {"loss": "open fog", "dtype": torch.float32, "activation": "softmax"}
 
 
 def main(target: str) -> None:

@@ -42,6 +42,8 @@ CASES_OF = {
     "test_sample": 30,
     "test_each_term_alone": 8,
     "test_composition": 4,
+    "test_random_losses_match_autograd": 6,
+    "test_several_tiles_match_autograd": 0,
     "test_terms_of_each_loss_on_rows_of_whole_vectors": 1,
     "test_volumes_of_several_tiles": 0,  # for this, test_stencils_across_tiles_and_blocks
     "test_squares_beyond_24_bits": 0,  # a minute for a row that test_distances_beyond_16_bits has, shorter

@@ -1,10 +1,8 @@
-"""Expressions as text: as a person writes them, and as the source of Triton functions."""
+"""Expressions as text, as a person writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from geoloss_kernels.expressions.expression import Expression, Field, FieldKind, in_order
+from geoloss_kernels.expressions.expression import Expression, Field, FieldKind
 from geoloss_kernels.expressions.operations import OPERATIONS
 
 _BY_NAME = {operation.name: operation for operation in OPERATIONS}
@@ -78,36 +76,3 @@ def field_text(field: Field) -> str:
         FieldKind.TARGET_COMPONENT: f"φ{k}(g)",
         FieldKind.ERROR_COMPONENT: f"φ{k}(s - g)",
     }[field.kind]
-
-
-def triton_name(field: Field) -> str:
-    """The name of a field as the argument of a Triton function."""
-    name = field.kind.name.lower()
-    return f"{name}_{field.number}" if field.kind >= FieldKind.MAP else name
-
-
-def triton_source(
-    name: str, roots: Sequence[Expression], fields: Sequence[Field], constants: Sequence[Expression]
-) -> str:
-    """A @triton.jit function of the fields, and of the constants' values, that returns the roots.
-
-    The constants are arguments so that the source, by which it is cached, does not depend on them.
-    """
-    numbers = {each.serial: f"c{i}" for i, each in enumerate(constants)}
-    names: dict[int, str] = {}
-    lines: list[str] = []
-    for each in in_order(roots):
-        if each.serial in numbers:
-            names[each.serial] = numbers[each.serial]
-        elif isinstance(each.value, Field):
-            names[each.serial] = triton_name(each.value)
-        else:
-            names[each.serial] = f"t{len(lines)}"
-            template = _BY_NAME[each.operation].triton
-            lines.append(
-                f"    {names[each.serial]} = "
-                + template.format(*(names[argument.serial] for argument in each.arguments))
-            )
-    arguments = ", ".join([*map(triton_name, fields), *(f"c{i}" for i in range(len(constants)))])
-    results = ", ".join(names[root.serial] for root in roots)
-    return "\n".join(["@triton.jit", f"def {name}({arguments}):", *lines, f"    return {results}", ""])

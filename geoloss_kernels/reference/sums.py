@@ -55,7 +55,7 @@ def geo_sums(
     )
     unknown = [column.program for column in columns if column.name == "program"][len(programs) :]
     if unknown:
-        raise ValueError("terms: expected no programs, which the CPU alone computes, got one")
+        raise ValueError("terms: expected no programs, which these operators do not compute, got one")
     densities = [
         programs[column.program](voxels) if column.name == "program" else TERMS[column.name](voxels, column)
         for column in columns

@@ -17,7 +17,7 @@ from torch import Tensor
 from geoloss_kernels.tensor_checks import DTYPES
 from geoloss_kernels.triton.columns import Columns, check, columns_of
 from geoloss_kernels.triton.numbers import real_of
-from geoloss_kernels.triton.plan import Plan, backward_plan, forward_plan
+from geoloss_kernels.triton.plan import Plan, backward_plan, flux_plan, forward_plan
 from geoloss_kernels.triton.voxels import View
 
 MAX_MAPS = 4
@@ -113,12 +113,15 @@ class Arguments:
     def forward_plan(self) -> Plan:
         return forward_plan(self.columns.each, **self._options((*self.views, *self.map_views)))
 
+    def flux_plan(self, fluxes: Sequence[View]) -> Plan:
+        return flux_plan(self.columns.each, **self._options((*self.views, *self.map_views, *fluxes)))
+
     def backward_plan(self, grad_input: View) -> Plan:
         views = (*self.views, *self.map_views, grad_input)
         return backward_plan(self.columns.each, **self._options(views))
 
     def kernel_arguments(self) -> tuple[Any, ...]:
-        return (*self.views, self.map_views, self.ignore_index, self.columns.scales)
+        return (*self.views, self.map_views, self.ignore_index, self.columns.scales, self.columns.constants)
 
     def sizes(self) -> tuple[int, ...]:
         return (self.C, *self.volume, self.first_channel)

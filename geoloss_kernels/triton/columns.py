@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from geoloss_kernels.terms import PROGRAM, TERM_KINDS
 from geoloss_kernels.triton.numbers import Parts, exactly
 from geoloss_kernels.triton.plan import Column
+from geoloss_kernels.triton.programs import MAX_COMPONENTS, OpenTerm, ProgramError, read_open_term
 
 MAX_TERMS = 32
 MAX_STENCIL_TERMS = 8
+MAX_PROGRAMS = 8
 NAMES = tuple(TERM_KINDS)
 
 Scale = tuple[Parts, ...]
@@ -27,15 +29,21 @@ def check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Columns:
-    """What the sums have a column for, and the scales that their stencils share."""
+    """What the sums have a column for, the scales that their stencils share, and the programs' numbers."""
 
     each: tuple[Column, ...]
     scales: tuple[Scale, ...]
+    constants: tuple[Parts, ...]
 
     @property
     def maps(self) -> frozenset[int]:
         """The numbers of the maps that are read."""
-        return frozenset(column.map for column in self.each if column.map is not None)
+        return frozenset(number for column in self.each for number in column.maps)
+
+    @property
+    def fluxes(self) -> int:
+        """How many volumes of slopes with respect to stencils of programs the gradient is gathered from."""
+        return sum(len(column.program.flux_outputs) for column in self.each if column.program is not None)
 
 
 @functools.lru_cache(maxsize=256)
@@ -56,7 +64,11 @@ def columns_of(terms: tuple[int, ...], parameters: tuple[float, ...], maps: int)
         stencils <= MAX_STENCIL_TERMS,
         f"terms: expected at most {MAX_STENCIL_TERMS} first- and second-order terms, got {stencils}",
     )
-    return Columns(tuple(reader.columns), tuple(exactly(scale) for scale in reader.scales))
+    programs = sum(column.program is not None for column in reader.columns)
+    check(programs <= MAX_PROGRAMS, f"terms: expected at most {MAX_PROGRAMS} programs, got {programs}")
+    return Columns(
+        tuple(reader.columns), tuple(exactly(scale) for scale in reader.scales), exactly(reader.constants)
+    )
 
 
 @dataclass
@@ -68,6 +80,9 @@ class _Reader:
     maps: int
     columns: list[Column] = field(default_factory=list)
     scales: dict[tuple[float, ...], int] = field(default_factory=dict)
+    constants: list[float] = field(default_factory=list)
+    fluxes: int = 0
+    components: int = 0
 
     def __post_init__(self) -> None:
         self.terms_left, self.parameters_left = len(self.terms), len(self.parameters)
@@ -79,12 +94,14 @@ class _Reader:
             0 <= kind <= PROGRAM.number,
             f"terms: expected kinds from 0 to {PROGRAM.number}, got {kind}",
         )
-        check(
-            kind != PROGRAM.number,
-            "terms: expected no programs, which the CPU alone computes, got one",
-        )
+        integers, parameters = self._integer(), self._integer()
+        if kind == PROGRAM.number:
+            self.columns.append(
+                Column("program", len(self.columns), program=self._program(integers, parameters))
+            )
+            return
         column = Column(NAMES[kind], len(self.columns))
-        self._check_counts(column, self._integer(), self._integer())
+        self._check_counts(column, integers, parameters)
         self.columns.append(
             Column(
                 column.name,
@@ -94,6 +111,28 @@ class _Reader:
                 scale=None if column.stencil is None else self._scale(column.stencil),
             )
         )
+
+    def _program(self, integers: int, parameters: int) -> OpenTerm:
+        place = len(self.columns)
+        check(
+            0 <= integers <= self.terms_left and 0 <= parameters <= self.parameters_left,
+            f"terms: expected {integers} integers and {parameters} parameters of program {place}, "
+            "got a stream that ends before",
+        )
+        codes = [self._integer() for _ in range(integers)]
+        numbers = [self._parameter() for _ in range(parameters)]
+        try:
+            term = read_open_term(codes, numbers, len(self.constants), self.fluxes, self.maps)
+        except ProgramError as fault:
+            raise RuntimeError(f"terms: program {place} {fault}") from None
+        self.constants += numbers
+        self.fluxes += len(term.flux_outputs)
+        self.components += len(term.components)
+        check(
+            self.components <= MAX_COMPONENTS,
+            f"terms: expected at most {MAX_COMPONENTS} stencils of programs, got more",
+        )
+        return term
 
     def _check_counts(self, column: Column, integers: int, parameters: int) -> None:
         expected_integers = int(column.kind.reads_map or column.stencil == "first_order")

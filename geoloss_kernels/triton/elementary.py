@@ -1,6 +1,6 @@
 """The operations of open formulas as Triton functions, beside those of the language and of `terms.py`.
 
-`expressions.printing.triton_source` prints calls of them; `expressions.operations` says which.
+`programs.triton_source` prints calls of them; `expressions.operations` says which.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ before. Neighbours are clamped to the volume by their index, so that they need n
                partial sums ──▶ sums [N, C', K]; one program per volume
     backward   samples ──▶ flux Ψ'(D e) of the voxel and of the neighbours whose flux reaches it ──▶ gradient
 
+    of programs with stencils, before it:   samples ──▶ flux, one volume per component (`open_terms.py`)
+
 Each element of the gradient is written once, and sums are added in a fixed order: the same bits in every
 run. Under a softmax, a program of the backward pass has all channels. It normalises each sampled voxel once,
 goes through the channels for Σ_c q_c of `gradient.py`, and once more to write the gradient.
@@ -31,11 +33,13 @@ from geoloss_kernels.triton import launch
 from geoloss_kernels.triton.arguments import Arguments, view_of
 from geoloss_kernels.triton.gradient import Weights, gradient_at, store, write_softmax_gradient
 from geoloss_kernels.triton.numbers import number, real_of
+from geoloss_kernels.triton.open_terms import store_fluxes
 from geoloss_kernels.triton.stencil import PerAxis
 from geoloss_kernels.triton.stencil_terms import HERE
-from geoloss_kernels.triton.values import offsets_of_logarithms, value_of
+from geoloss_kernels.triton.values import logarithms_at, offsets_of_logarithms, value_of
 from geoloss_kernels.triton.voxels import (
     Place,
+    View,
     Volume,
     field_at,
     first_samples,
@@ -56,6 +60,15 @@ def per_axis(scales, REAL: tl.constexpr):
         scale = scales[i]
         axes = PerAxis(x=number(scale[2], REAL), y=number(scale[1], REAL), z=number(scale[0], REAL))
         each = each + (axes,)
+    return each
+
+
+@triton.jit
+def each_number(parts, REAL: tl.constexpr):
+    """Of a tuple of what `exactly` took apart."""
+    each = ()
+    for i in tl.static_range(len(parts)):
+        each = each + (number(parts[i], REAL),)
     return each
 
 
@@ -82,6 +95,7 @@ def geo_sums_fwd_kernel(
     maps,  # as in `Volume`
     ignore_index,
     scales,
+    constants,
     partial,  # [N, C', K, blocks]
     C,
     D,
@@ -112,6 +126,8 @@ def geo_sums_fwd_kernel(
         maps=maps,
         ignore_index=ignore_index,
         scales=per_axis(scales, P.real),
+        constants=each_number(constants, P.real),
+        fluxes=(),
     )
     first = tile_of(
         P, block, program % summed + first_channel, H, W, planes, tiles_y, tiles_x, BLOCK_Y, BLOCK_X
@@ -165,6 +181,59 @@ def add_partial_kernel(
 
 
 @triton.jit(do_not_specialize=SIZES)
+def geo_sums_flux_kernel(
+    input,  # `View` s of [N, C, D, H, W]
+    target,
+    mask,
+    maps,  # as in `Volume`
+    ignore_index,
+    scales,
+    constants,
+    fluxes,
+    C,
+    D,
+    H,
+    W,
+    first_channel,
+    planes,
+    tiles_y,
+    tiles_x,
+    blocks,
+    P: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    """Of the programs' stencils, in all channels."""
+    program = tl.program_id(0).to(tl.int64)
+    volume = Volume(
+        n=program // C // blocks,
+        C=C,
+        D=D,
+        H=H,
+        W=W,
+        input=input,
+        target=target,
+        mask=mask,
+        maps=maps,
+        ignore_index=ignore_index,
+        scales=per_axis(scales, P.real),
+        constants=each_number(constants, P.real),
+        fluxes=fluxes,
+    )
+    first = tile_of(P, program // C % blocks, program % C, H, W, planes, tiles_y, tiles_x, BLOCK_Y, BLOCK_X)
+    kept = first_samples(P, volume, first)
+    for z in range(first.z, tl.minimum(first.z + planes, D)):
+        place = in_plane(first, z)
+        normalisers = softmax_normalisers(P, offsets_of_logarithms(P), volume, place)
+        samples = next_samples(P, volume, place, kept, normalisers)
+        kept = kept_samples(P, samples)
+        s = field_at(P, "prediction", HERE, samples)
+        for k in tl.static_range(len(P.columns)):
+            logarithms = logarithms_at(P, P.columns[k], True, volume, place, s, normalisers)
+            store_fluxes(P, P.columns[k].program, volume, place, samples, logarithms)
+
+
+@triton.jit(do_not_specialize=SIZES)
 def geo_sums_bwd_kernel(
     input,  # `View` s of [N, C, D, H, W]
     target,
@@ -172,6 +241,8 @@ def geo_sums_bwd_kernel(
     maps,  # as in `Volume`
     ignore_index,
     scales,
+    constants,
+    fluxes,
     grad_sums,  # [N, C', K]
     grad_input,
     C,
@@ -204,6 +275,8 @@ def geo_sums_bwd_kernel(
         maps=maps,
         ignore_index=ignore_index,
         scales=per_axis(scales, P.real),
+        constants=each_number(constants, P.real),
+        fluxes=fluxes,
     )
     weights = Weights(
         data=grad_sums + (volume.n * (C - first_channel) - first_channel) * K, first_channel=first_channel
@@ -259,6 +332,30 @@ def geo_sums(a: Arguments) -> Tensor:
     return sums
 
 
+def fluxes_of(a: Arguments) -> tuple[View, ...]:
+    """The slopes of programs with respect to their stencils, a volume of all channels for each."""
+    if a.columns.fluxes == 0:
+        return ()
+    made = a.input.new_empty((a.columns.fluxes, *a.input.shape), dtype=a.dtype)
+    fluxes = tuple(map(view_of, made))
+    plan = a.flux_plan(fluxes)
+    tiling = launch.tiling(a, plan)
+    launch.run(
+        geo_sums_flux_kernel,
+        a.N * a.C * tiling.blocks,
+        a.input,
+        *a.kernel_arguments(),
+        fluxes,
+        *a.sizes(),
+        *tiling.sizes(),
+        P=plan,
+        BLOCK_Y=tiling.block_y,
+        BLOCK_X=tiling.block_x,
+        num_warps=tiling.warps,
+    )
+    return fluxes
+
+
 def geo_sums_backward(grad_sums: Tensor, a: Arguments) -> Tensor:
     """The gradient of the sums in ``input``, in the layout of `torch.empty_like`."""
     a.check_grad_sums(grad_sums)
@@ -266,6 +363,7 @@ def geo_sums_backward(grad_sums: Tensor, a: Arguments) -> Tensor:
     if a.input.numel() == 0:
         return grad_input
     grad_view = view_of(grad_input)
+    fluxes = fluxes_of(a)
     plan = a.backward_plan(grad_view)
     tiling = launch.tiling(a, plan)
     channels = 1 if a.activation == "softmax" else a.C
@@ -274,6 +372,7 @@ def geo_sums_backward(grad_sums: Tensor, a: Arguments) -> Tensor:
         a.N * channels * tiling.blocks,
         a.input,
         *a.kernel_arguments(),
+        fluxes,
         grad_sums.detach().contiguous(),
         grad_view,
         *a.sizes(),

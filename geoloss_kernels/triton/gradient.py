@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from geoloss_kernels.triton.logarithms import other_channels, share_of_others
+from geoloss_kernels.triton.plan import Column
 from geoloss_kernels.triton.stencil_terms import HERE
 from geoloss_kernels.triton.terms import clamped_logarithm_slope
 from geoloss_kernels.triton.values import slope_of
@@ -39,17 +40,22 @@ class Weights(NamedTuple):
     first_channel: Any
 
 
+@triton.constexpr_function
+def is_variable(COLUMN: Column, variable: str) -> bool:
+    return variable in COLUMN.variables
+
+
 @triton.jit
 def weighted_slopes(
-    P: tl.constexpr, VARIABLE: tl.constexpr, volume, place, samples, weights, K: tl.constexpr
+    P: tl.constexpr, VARIABLE: tl.constexpr, volume, place, samples, normalisers, weights, K: tl.constexpr
 ):
     """Σ_k weight_k · slope_k over the columns whose slope is with respect to the variable."""
     summed = place.c >= weights.first_channel
     total = tl.zeros_like(place.y + place.x).to(P.real)
     for k in tl.static_range(len(P.columns)):
-        if P.columns[k].variable == VARIABLE:
+        if is_variable(P.columns[k], VARIABLE):
             weight = tl.load(weights.data + place.c * K + P.columns[k].place, mask=summed, other=0)
-            total += weight * slope_of(P, P.columns[k], volume, place, samples)
+            total += weight * slope_of(P, P.columns[k], VARIABLE, volume, place, samples, normalisers)
     if P.masked:
         total = tl.where(field_at(P, "valid", HERE, samples), total, 0)
     return tl.where(summed, total, 0)
@@ -76,7 +82,7 @@ def log_complement_slope(P: tl.constexpr, s):
 @triton.jit
 def gradient_at(P: tl.constexpr, volume, place, samples, weights, K: tl.constexpr):
     """Without a softmax."""
-    gradient = weighted_slopes(P, "prediction", volume, place, samples, weights, K)
+    gradient = weighted_slopes(P, "prediction", volume, place, samples, (), weights, K)
     if P.activation == "none" and not (P.log_prediction or P.log_complement):
         return gradient
     else:
@@ -84,10 +90,10 @@ def gradient_at(P: tl.constexpr, volume, place, samples, weights, K: tl.constexp
         if P.activation == "sigmoid":
             gradient *= s * (1 - s)
         if P.log_prediction:
-            slope = weighted_slopes(P, "log_prediction", volume, place, samples, weights, K)
+            slope = weighted_slopes(P, "log_prediction", volume, place, samples, (), weights, K)
             gradient += slope * log_prediction_slope(P, s)
         if P.log_complement:
-            slope = weighted_slopes(P, "log_complement", volume, place, samples, weights, K)
+            slope = weighted_slopes(P, "log_complement", volume, place, samples, (), weights, K)
             gradient += slope * log_complement_slope(P, s)
         return gradient
 
@@ -104,12 +110,13 @@ class SoftmaxSlope(NamedTuple):
 def softmax_slope(P: tl.constexpr, volume, place, normalisers, others, weights, K: tl.constexpr):
     samples = all_samples(P, volume, place, normalisers)
     s = prediction_at(P, volume, place, normalisers[index_of(P.normalised, HERE)])
-    q = s * weighted_slopes(P, "prediction", volume, place, samples, weights, K)
+    q = s * weighted_slopes(P, "prediction", volume, place, samples, normalisers, weights, K)
     of_largest = tl.zeros_like(s)
     if P.log_prediction:
-        q += weighted_slopes(P, "log_prediction", volume, place, samples, weights, K)
+        q += weighted_slopes(P, "log_prediction", volume, place, samples, normalisers, weights, K)
     if P.log_complement:
-        slope = s * weighted_slopes(P, "log_complement", volume, place, samples, weights, K)
+        slope = weighted_slopes(P, "log_complement", volume, place, samples, normalisers, weights, K)
+        slope *= s
         is_largest = others.left_out == place.c
         q -= tl.where(is_largest, 0, slope / (1 - s))
         of_largest = tl.where(is_largest, slope, 0)

@@ -65,7 +65,7 @@ def tiling(arguments: Arguments, plan: Plan) -> Tiling:
 def _voxels_per_thread(plan: Plan, itemsize: int) -> int:
     """As many as a load of the input brings, if their samples find room in the registers."""
     samples = sum(len(field) for field in (plan.valid, plan.prediction, plan.target, plan.error))
-    words = (samples + 2 * len(plan.normalised)) * max(1, itemsize // 4)
+    words = (samples + 2 * len(plan.normalised) + plan.gathered) * max(1, itemsize // 4)
     room = max(1, SAMPLES // max(1, words))
     return min(VECTOR_BYTES // itemsize, 2 ** (room.bit_length() - 1))
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geoloss_kernels.terms import TERM_KINDS, TermKind
+from geoloss_kernels.expressions.expression import FieldKind
+from geoloss_kernels.terms import PROGRAM, TERM_KINDS, TermKind
+from geoloss_kernels.triton.programs import CENTRE, VARIABLES, Code, Offset, OpenTerm
 
-Offset = tuple[int, int, int]
 Offsets = tuple[Offset, ...]
 
-CENTRE: Offset = (0, 0, 0)
 UNITS: Offsets = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
@@ -26,6 +26,7 @@ class Column:
         map: the number of its map.
         axes: along z, y, x, whether a first-order term differentiates.
         scale: of a stencil, which of the call's scales is its.
+        program: of a term that is one.
     """
 
     name: str
@@ -33,21 +34,48 @@ class Column:
     map: int | None = None
     axes: tuple[bool, bool, bool] = (False, False, False)
     scale: int | None = None
+    program: OpenTerm | None = None
 
     @property
     def kind(self) -> TermKind:
-        return TERM_KINDS[self.name]
+        return PROGRAM if self.program is not None else TERM_KINDS[self.name]
 
     @property
     def stencil(self) -> str | None:
         return self.kind.stencil
 
     @property
-    def variable(self) -> str:
-        """What its slope is with respect to."""
+    def maps(self) -> tuple[int, ...]:
+        """The numbers of the maps that it reads."""
+        if self.program is not None:
+            fields = (*self.program.density.fields, *self.program.slopes.fields)
+            return tuple(sorted({field.number for field in fields if field.kind == FieldKind.MAP}))
+        return () if self.map is None else (self.map,)
+
+    @property
+    def has_slope(self) -> bool:
+        return bool(self.program.variables) if self.program is not None else self.kind.has_slope
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """What its slopes are with respect to: the prediction, also by way of a stencil, or a logarithm."""
+        if self.program is not None:
+            return tuple({VARIABLES[variable.kind]: None for variable in self.program.variables})
         if self.kind.reads_log_prediction:
-            return "log_prediction"
-        return "log_complement" if self.kind.reads_log_complement else "prediction"
+            return ("log_prediction",)
+        return ("log_complement",) if self.kind.reads_log_complement else ("prediction",)
+
+    def takes_logarithm(self, variable: str, of_slopes: bool) -> bool:
+        """Whether its value, or its slopes, take log s or log(1 - s)."""
+        if self.program is not None:
+            code = self.program.slopes if of_slopes else self.program.density
+            return code.reads_logarithm(variable)
+        return not of_slopes and variable in self.variables
+
+    def has_logarithm(self, variable: str) -> bool:
+        """Whether its value or its slopes take log s or log(1 - s), or one is with respect to it."""
+        taken = (self.takes_logarithm(variable, of_slopes) for of_slopes in (False, True))
+        return variable in self.variables or any(taken)
 
     @property
     def operator(self) -> str:
@@ -79,10 +107,11 @@ class Plan:
         activation: "none", "sigmoid" or "softmax".
         labels: target holds class numbers; g of channel c is (target == c).
         masked: some voxels may be invalid.
-        log_prediction, log_complement: whether a column starts from log s, or log(1 - s).
+        log_prediction, log_complement: whether a column takes log s, or log(1 - s).
         dimensions: along z, y, x, whether the volume extends.
         valid, prediction, target, error: the offsets at which each field is sampled.
         normalised: those at which a softmax is computed.
+        gathered: at how many offsets the flux of programs is read.
     """
 
     columns: tuple[Column, ...]
@@ -99,6 +128,7 @@ class Plan:
     target: Offsets
     error: Offsets
     normalised: Offsets
+    gathered: int
 
 
 @functools.lru_cache(maxsize=256)
@@ -111,9 +141,21 @@ def forward_plan(columns: tuple[Column, ...], **options: Any) -> Plan:
 
 
 @functools.lru_cache(maxsize=256)
+def flux_plan(columns: tuple[Column, ...], **options: Any) -> Plan:
+    """What the slopes of programs with respect to their stencils read."""
+    gathered = tuple(
+        column for column in columns if column.program is not None and column.program.flux_outputs
+    )
+    reads = _Reads(options["dimensions"])
+    for column in gathered:
+        reads.add_flux(column)
+    return reads.plan(gathered, **options)
+
+
+@functools.lru_cache(maxsize=256)
 def backward_plan(columns: tuple[Column, ...], **options: Any) -> Plan:
     """What their gradient reads."""
-    sloping = tuple(column for column in columns if column.kind.has_slope)
+    sloping = tuple(column for column in columns if column.has_slope)
     reads = _Reads(options["dimensions"])
     for column in sloping:
         reads.add_slope(column)
@@ -130,8 +172,13 @@ class _Reads:
         self.prediction: set[Offset] = set()
         self.target: set[Offset] = set()
         self.error: set[Offset] = set()
+        self.valid: set[Offset] = set()
+        self.gathered = 0
 
     def add_value(self, column: Column) -> None:
+        if column.program is not None:
+            self.add_program(column.program, column.program.density)
+            return
         if column.stencil == "first_order":
             self.error |= _first_order(CENTRE, column)
             return
@@ -141,7 +188,24 @@ class _Reads:
             if column.two_sided:
                 self.prediction |= _star(CENTRE, self.units)
 
+    def add_program(self, term: OpenTerm, code: Code) -> None:
+        self.add_centre()
+        for name in ("prediction", "target", "error"):
+            for number in code.components(name):
+                getattr(self, name).update(term.components[number].reach)
+
+    def add_flux(self, column: Column) -> None:
+        assert column.program is not None
+        self.add_program(column.program, column.program.slopes)
+        for i in range(len(column.program.flux_outputs)):
+            self.valid.update(column.program.component_of_flux(i).reach)
+
     def add_slope(self, column: Column) -> None:
+        if column.program is not None:
+            self.add_flux(column)
+            fluxes = range(len(column.program.flux_outputs))
+            self.gathered += sum(len(column.program.component_of_flux(i).sources) for i in fluxes)
+            return
         if column.stencil == "first_order":
             chosen = _chosen(column.axes)
             back = [_minus(unit) for unit in chosen]
@@ -166,13 +230,14 @@ class _Reads:
         return Plan(
             columns=columns,
             masked=masked,
-            log_prediction=any(column.kind.reads_log_prediction for column in columns),
-            log_complement=any(column.kind.reads_log_complement for column in columns),
-            valid=_ordered({CENTRE, *prediction, *target, *error}) if masked else (),
+            log_prediction=any(column.has_logarithm("log_prediction") for column in columns),
+            log_complement=any(column.has_logarithm("log_complement") for column in columns),
+            valid=_ordered({CENTRE, *self.valid, *prediction, *target, *error}) if masked else (),
             prediction=prediction,
             target=target,
             error=error,
             normalised=_ordered({*prediction, *error}) if options["activation"] == "softmax" else (),
+            gathered=self.gathered,
             **options,
         )
 

@@ -1,6 +1,6 @@
 """What a column of the sums adds up at the voxels of a tile, and its slope.
 
-By its kind it is a term of `terms.py` or of `stencil_terms.py`.
+By its kind it is a term of `terms.py`, of `stencil_terms.py` or of `open_terms.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 
 from geoloss_kernels.triton.logarithms import log_complement, log_prediction
-from geoloss_kernels.triton.plan import CENTRE, Plan
+from geoloss_kernels.triton.open_terms import open_slope, open_value
+from geoloss_kernels.triton.plan import CENTRE, Column, Plan
 from geoloss_kernels.triton.stencil_terms import (
     HERE,
     first_order,
@@ -24,7 +25,7 @@ from geoloss_kernels.triton.voxels import field_at, index_of, load, real
 
 
 class Logarithms(NamedTuple):
-    """log s and log(1 - s); the prediction in place of the one that the column does not start from."""
+    """log s and log(1 - s); the prediction in place of the one that the column does not take."""
 
     prediction: Any
     complement: Any
@@ -36,17 +37,24 @@ def offsets_of_logarithms(P: Plan) -> tuple:
     return (CENTRE,) if P.log_prediction or P.log_complement else ()
 
 
+@triton.constexpr_function
+def takes_logarithm(COLUMN: Column, variable: str, of_slopes: bool) -> bool:
+    return COLUMN.takes_logarithm(variable, of_slopes)
+
+
 @triton.jit
-def logarithms_at(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, s, normalisers):
-    """What a column starts from."""
+def logarithms_at(
+    P: tl.constexpr, COLUMN: tl.constexpr, OF_SLOPES: tl.constexpr, volume, place, s, normalisers
+):
+    """What a column takes."""
     of_prediction = s
     of_complement = s
     normaliser = ()
     if len(normalisers) > 0:
         normaliser = normalisers[index_of(P.normalised, HERE)]
-    if COLUMN.variable == "log_prediction":
+    if takes_logarithm(COLUMN, "log_prediction", OF_SLOPES):
         of_prediction = log_prediction(P, volume, place, s, normaliser)
-    if COLUMN.variable == "log_complement":
+    if takes_logarithm(COLUMN, "log_complement", OF_SLOPES):
         of_complement = log_complement(P, volume, place, s, normaliser)
     return Logarithms(prediction=of_prediction, complement=of_complement)
 
@@ -76,18 +84,26 @@ def value_of(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, samples, norm
         return second_order(P, COLUMN, volume, samples)
     else:
         s = field_at(P, "prediction", HERE, samples)
-        logarithms = logarithms_at(P, COLUMN, volume, place, s, normalisers)
-        return term_value(COLUMN.name, voxel_at(P, COLUMN, volume, place, samples, logarithms))
+        logarithms = logarithms_at(P, COLUMN, False, volume, place, s, normalisers)
+        if COLUMN.program is not None:
+            return open_value(P, COLUMN.program, volume, place, samples, logarithms)
+        else:
+            return term_value(COLUMN.name, voxel_at(P, COLUMN, volume, place, samples, logarithms))
 
 
 @triton.jit
-def slope_of(P: tl.constexpr, COLUMN: tl.constexpr, volume, place, samples):
-    """∂ sum / ∂ the column's variable at each voxel of the tile; no slope asks for a logarithm."""
+def slope_of(
+    P: tl.constexpr, COLUMN: tl.constexpr, VARIABLE: tl.constexpr, volume, place, samples, normalisers
+):
+    """∂ sum / ∂ a variable of the column at each voxel of the tile."""
     if COLUMN.stencil == "first_order":
         return first_order_slope(P, COLUMN, volume, place, samples)
     elif COLUMN.stencil == "second_order":
         return second_order_slope(P, COLUMN, volume, place, samples)
     else:
         s = field_at(P, "prediction", HERE, samples)
-        unread = Logarithms(prediction=s, complement=s)
-        return term_slope(COLUMN.name, voxel_at(P, COLUMN, volume, place, samples, unread))
+        logarithms = logarithms_at(P, COLUMN, True, volume, place, s, normalisers)
+        if COLUMN.program is not None:
+            return open_slope(P, COLUMN.program, VARIABLE, volume, place, samples, logarithms)
+        else:
+            return term_slope(COLUMN.name, voxel_at(P, COLUMN, volume, place, samples, logarithms))

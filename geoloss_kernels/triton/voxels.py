@@ -32,7 +32,8 @@ class Volume(NamedTuple):
     """What geo_sums works on, of batch element ``n``; mask and ignore_index are None where not given.
 
     ``maps`` are `View` s, None those that no column reads; ``scales`` one `PerAxis` for each that differs:
-    1/h of first-order columns, 1/h² of second-order ones.
+    1/h of first-order columns, 1/h² of second-order ones. ``constants`` are the programs' numbers, ``fluxes``
+    `View` s of their slopes with respect to stencils, for the passes that write or gather them.
     """
 
     n: Any
@@ -46,6 +47,8 @@ class Volume(NamedTuple):
     maps: Any
     ignore_index: Any
     scales: Any
+    constants: Any
+    fluxes: Any
 
 
 class Place(NamedTuple):
