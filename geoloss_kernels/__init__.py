@@ -18,6 +18,8 @@ from geoloss_kernels import backends, distance, formulas, functional, phi, refer
 from geoloss_kernels.backends import build_info, use_backend
 from geoloss_kernels.checks import check_target
 from geoloss_kernels.explanation import explain
+from geoloss_kernels.head_loss import HeadLoss
+from geoloss_kernels.heads import head_argmax, head_probabilities
 from geoloss_kernels.losses import (
     BCELoss,
     BoundaryLoss,
@@ -63,6 +65,9 @@ __all__ = [
     "DiceHausdorffDTLoss",
     "GEOLoss",
     "FormulaLoss",
+    "HeadLoss",
+    "head_argmax",
+    "head_probabilities",
     "formulas",
     "phi",
     "norm",
