@@ -42,6 +42,7 @@ from geoloss_kernels.losses import (
     TverskyLoss,
 )
 from geoloss_kernels.phi import norm
+from geoloss_kernels.split_network import HeadlessNetwork, split_head
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,8 @@ __all__ = [
     "HeadLoss",
     "head_argmax",
     "head_probabilities",
+    "HeadlessNetwork",
+    "split_head",
     "formulas",
     "phi",
     "norm",

@@ -121,20 +121,20 @@ class LossCall:
     @classmethod
     def of(
         cls,
-        input: Tensor | HeadLogits,
+        given: Tensor | HeadLogits,
         target: Tensor,
         mask: Tensor | None,
         spacing: Sequence[float] | None,
         options: Options,
     ) -> LossCall:
         """Check everything and resolve what depends on the shapes; an error names the argument."""
-        head = input if isinstance(input, HeadLogits) else None
-        input = plain(input) if head is None else head.placeholder
+        head = given if isinstance(given, HeadLogits) else None
+        logits = plain(given) if head is None else head.placeholder
         target, mask = plain(target), plain(mask)
-        check_volumes("input", input)
-        logits = input
+        check_volumes("input", logits)
+        input = logits
         if options.other_act is not None and head is None:
-            input = plain(options.other_act(input))
+            input = plain(options.other_act(logits))
             check_volumes("other_act", input)
         if not input.is_floating_point():
             raise TypeError(f"input: expected a floating-point tensor, got {input.dtype}")

@@ -40,8 +40,8 @@ class HeadLoss(nn.Module):
 
     ``forward(features, target, mask=None, spacing=None, distance_map=None)`` takes features [N, F, *spatial]
     of 1 to 3 spatial axes, float64, float32, float16 or bfloat16 as the head; under autocast it computes in
-    the dtype that a convolution would, and gradients have the dtypes of features and head. The other arguments
-    are those of the loss. With several heads ``target`` and ``mask`` are a sequence of one for each scale, or
+    the dtype that a convolution would, and gradients have the dtypes of features and head. What else it takes
+    is the loss's. With several heads ``target`` and ``mask`` are a sequence of one for each scale, or
     one for the first, of which the others take the nearest voxels (nearest-exact); ``spacing`` is the first
     scale's.
 
@@ -66,7 +66,7 @@ class HeadLoss(nn.Module):
             )
         self.loss = loss
         self.is_deep = isinstance(head, Sequence | nn.ModuleList)
-        heads: Any = list(head) if self.is_deep else [head]  # type: ignore[call-overload]
+        heads: Any = head if self.is_deep else [head]
         for each in heads:
             check_head(each)
         self.heads = nn.ModuleList(heads)
@@ -158,9 +158,7 @@ def _nearest(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor
 
 
-def _spacing_at(
-    scale: Tensor, first: Tensor, spacing: Sequence[float] | None
-) -> tuple[float, ...] | None:
+def _spacing_at(scale: Tensor, first: Tensor, spacing: Sequence[float] | None) -> tuple[float, ...] | None:
     """The voxel size of a scale, that of the first being ``spacing``."""
     if spacing is None:
         return None

@@ -20,6 +20,7 @@ cache.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,6 @@ from geoloss_kernels.heads import (
     StripProduct,
     part,
     pieces,
-    size_of,
     strip_elements,
 )
 
@@ -94,7 +94,8 @@ def head_sums(
 
 
 def _operators(operators: Operators, other_act: Activation | None) -> HeadOperators:
-    if torch.compiler.is_compiling() and other_act is None:
+    calls_functions = other_act is not None or isinstance(operators.geo_sums, functools.partial)
+    if torch.compiler.is_compiling() and not calls_functions:
         return HeadOperators(torch.ops.geoloss_head.sums.default, torch.ops.geoloss_head.slopes.default)
     sweep = _Sweep(operators, other_act)
     return HeadOperators(sweep.sums, sweep.slopes)
@@ -334,9 +335,7 @@ _OPTIONS = (
     "bool include_background"
 )
 _library.define(f"sums({_TENSORS}, {_OPTIONS}) -> Tensor")
-_library.define(
-    f"slopes(Tensor gradient, {_TENSORS}, bool[] wanted, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
-)
+_library.define(f"slopes(Tensor gradient, {_TENSORS}, bool[] wanted, {_OPTIONS}) -> (Tensor, Tensor, Tensor)")
 
 
 def _compiled_sums(features: Tensor, *arguments: Any) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from geoloss_kernels.tensor_checks import check_volumes, in_plane, plain
 
 STRIP_BYTES = {"cpu": 2 * 2**20, "cuda": 64 * 2**20}
-"""What a strip's logits may take, by type of device: on the CPU what fits into a core's second-level cache."""
+"""What a strip's logits may take, by type of device: on the CPU what stays in a core's second-level cache."""
 STENCIL_STRIPS = 8
 """Strips that overlap may be so many times as large, since slices at their rims are computed twice."""
 
@@ -89,9 +89,7 @@ class HeadLogits:
                 f"features: expected {weight.shape[1]} channels for the head, got {features.shape[1]}"
             )
         if features.device != weight.device:
-            raise ValueError(
-                f"features: expected device {weight.device} as the head, got {features.device}"
-            )
+            raise ValueError(f"features: expected device {weight.device} as the head, got {features.device}")
         return cls(features, *_as_autocast_does(features, weight, bias))
 
     @property
@@ -144,9 +142,7 @@ class Strip(NamedTuple):
     """[n, C, a, b, ...]"""
 
 
-def _as_autocast_does(
-    features: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def _as_autocast_does(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Weight and bias in the dtype that a convolution would compute in."""
     device = features.device.type
     if torch.is_autocast_enabled(device) and torch.float64 not in (features.dtype, weight.dtype):
@@ -167,8 +163,7 @@ def strip_elements(like: Tensor) -> int:
 
 def boxes(shape: Sequence[int], elements: int) -> Iterator[Box]:
     """The strips of logits [N, C, A, B, ...]: some whole volumes, slices of one, or rows of a slice."""
-    for n, a, b in itertools.product(*pieces(shape, elements)):
-        yield n, a, b
+    yield from itertools.product(*pieces(shape, elements))
 
 
 def pieces(shape: Sequence[int], elements: int, halo: int = 0) -> tuple[list[slice], ...]:

@@ -40,7 +40,7 @@ constexpr int64_t kWorkspaceBytes = 320 * 1024;  // of a thread
 constexpr int64_t kMinTileRows = 8;
 constexpr int64_t kMinTilePlanes = 32;
 constexpr int64_t kMinTileElements = 8192;  // of all channels, where no halo is read
-constexpr int64_t kMinTiles = 16;  // work for that many threads, where the volumes are large enough
+constexpr int64_t kMinTiles = 16;           // work for that many threads, where the volumes are large enough
 
 template <class T>
 class Tile {
