@@ -44,7 +44,6 @@ from geoloss_kernels._registrations import (
     differentiable,
 )
 from geoloss_kernels.heads import (
-    STENCIL_STRIPS,
     Activation,
     Box,
     HeadLogits,
@@ -271,8 +270,7 @@ def _written(shape: Sequence[int], like: Tensor, has_stencils: bool) -> Iterator
 
 
 def _pieces(shape: Sequence[int], like: Tensor, has_stencils: bool) -> tuple[list[slice], ...]:
-    elements = strip_elements(like)
-    return pieces(shape, elements * STENCIL_STRIPS, 2) if has_stencils else pieces(shape, elements)
+    return pieces(shape, strip_elements(like, has_stencils), 2 if has_stencils else 0)
 
 
 def _extended(piece: slice, by: int, size: int) -> slice:

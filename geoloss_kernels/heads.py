@@ -20,8 +20,8 @@ from geoloss_kernels.tensor_checks import check_volumes, in_plane, plain
 
 STRIP_BYTES = {"cpu": 2 * 2**20, "cuda": 64 * 2**20}
 """What a strip's logits may take, by type of device: on the CPU what stays in a core's second-level cache."""
-STENCIL_STRIPS = 8
-"""Strips that overlap may be so many times as large, since slices at their rims are computed twice."""
+OVERLAPPING_BYTES = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
+"""The same of strips that overlap: the slices at their rims are computed twice, so that thick ones pay."""
 
 Box = tuple[slice, slice, slice]
 """A strip: ranges of batch elements and of the two outermost spatial axes."""
@@ -131,9 +131,9 @@ class HeadLogits:
     def strips(self) -> Iterator[Strip]:
         """The logits of one strip after the other, without derivatives; each takes the place of the last."""
         with torch.no_grad():
-            rows = StripProduct(self.features, self.weight, self.bias)
-            for box in boxes(self.shape, strip_elements(self.weight)):
-                yield Strip(box, rows.logits(box))
+            product = StripProduct(self.features, self.weight, self.bias)
+            for box in itertools.product(*pieces(self.shape, strip_elements(self.weight))):
+                yield Strip(box, product.logits(box))
 
 
 class Strip(NamedTuple):
@@ -156,20 +156,20 @@ def _as_autocast_does(features: Tensor, weight: Tensor, bias: Tensor | None) -> 
 # ---- strips ----
 
 
-def strip_elements(like: Tensor) -> int:
+def strip_elements(like: Tensor, overlapping: bool = False) -> int:
     """The most elements of a strip's logits."""
-    return STRIP_BYTES.get(like.device.type, STRIP_BYTES["cuda"]) // like.element_size()
+    most = OVERLAPPING_BYTES if overlapping else STRIP_BYTES
+    return most.get(like.device.type, most["cuda"]) // like.element_size()
 
 
-def boxes(shape: Sequence[int], elements: int) -> Iterator[Box]:
-    """The strips of logits [N, C, A, B, ...]: some whole volumes, slices of one, or rows of a slice."""
-    yield from itertools.product(*pieces(shape, elements))
+def pieces(
+    shape: Sequence[int], elements: int, halo: int = 0
+) -> tuple[list[slice], list[slice], list[slice]]:
+    """How the three outer axes of logits [N, C, A, B, ...] are cut into strips of so many elements.
 
-
-def pieces(shape: Sequence[int], elements: int, halo: int = 0) -> tuple[list[slice], ...]:
-    """How the three outer axes are cut so that a box with ``halo`` on either side has so many elements.
-
-    With a halo a piece is at least 4 halos thick, where the axis is, so that no box is mostly halo.
+    Strips are some whole volumes, slices of one, or rows of a slice. They have so many elements with a
+    ``halo`` on either side; then a piece is at least 4 halos thick, where the axis is, so that no box is
+    mostly halo.
     """
     volumes, channels, first, second, *inner = shape
     voxels = max(1, elements // channels)
