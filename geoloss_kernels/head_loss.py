@@ -26,12 +26,12 @@ class HeadLoss(nn.Module):
 
     Forward computes each strip's logits and adds up its sums; backward computes them once more and makes of
     the strip's slopes the gradients of features, weight and bias. Beyond the features' gradient that takes
-    the memory of two strips, 2 to 16 MB on the CPU, whatever the volume and the number of classes. Logits
-    that are no more than a strip are computed at once, and kept for backward.
+    the memory of a strip's logits and slopes, 4 MB on the CPU or, where strips overlap, 48 MB, whatever the
+    volume and the number of classes. Logits that take no more than 4 MB are computed at once.
 
     Args:
         loss: any loss of this package, with its options; class weights, masks, distance maps and ``ddp`` are
-            the loss's.
+            the loss's. A module that hands its input on to such losses will do, too.
         head: a `torch.nn.Conv1d`, ``Conv2d`` or ``Conv3d`` with kernel 1, or a `torch.nn.Linear` of channels,
             with a bias or without. Hooks of the head are not called. A sequence of heads is deep supervision:
             then ``features`` is a sequence, too, one for each head, the full resolution first.
@@ -54,12 +54,12 @@ class HeadLoss(nn.Module):
 
     def __init__(
         self,
-        loss: FormulaLoss,
+        loss: nn.Module,
         head: nn.Module | Sequence[nn.Module],
         weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(loss, FormulaLoss):
+        if not any(isinstance(module, FormulaLoss) for module in loss.modules()):
             raise TypeError(
                 "loss: expected one of geoloss_kernels, which are functions of sums over voxels, "
                 f"got {type(loss).__name__}"
@@ -106,7 +106,7 @@ class HeadLoss(nn.Module):
         distance_map: DistanceMaps = None,
     ) -> Tensor:
         logits: Any = HeadLogits.of(features, self.heads[number])
-        if is_true(logits.fit_a_strip()):
+        if is_true(logits.are_few()):
             logits = logits.computed()
         loss: Tensor = self.loss(logits, target, mask, spacing, distance_map)
         return loss

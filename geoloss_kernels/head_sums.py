@@ -150,6 +150,7 @@ class _Sweep:
         with torch.no_grad(), _without_autocast(features):
             product = StripProduct(features, weight, bias)
             slopes = _HeadSlopes(product, wanted)
+            gradient = gradient.contiguous()
             for inner, outer in _written(shape, weight, has_stencils):
                 constants = _parts(outer, target, mask, maps)
                 slope = self._slope(gradient[outer[0]], product.logits(outer), constants, options)
@@ -208,11 +209,11 @@ class _HeadSlopes:
         if of_features:
             self._write_features(part(self.of_features, box), slope)
         if of_weight:
-            for each, features in zip(slope, self.product.features_of(box), strict=True):
-                if each.dtype == self.of_weight.dtype:
-                    self.of_weight.addmm_(each, features.t())
-                else:
-                    self.of_weight.add_(torch.mm(each, features.t()))
+            features = self.product.features_of(box).transpose(1, 2)
+            if len(slope) == 1 and slope.dtype == self.of_weight.dtype:
+                self.of_weight.addmm_(slope[0], features[0])
+            else:
+                self.of_weight.add_(torch.bmm(slope, features).sum(0, dtype=self.of_weight.dtype))
         if of_bias:
             self.of_bias.add_(slope.sum((0, 2), dtype=self.of_bias.dtype))
 

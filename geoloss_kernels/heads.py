@@ -100,6 +100,14 @@ class HeadLogits:
     def ndim(self) -> int:
         return self.features.ndim
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.features.device
+
     def __getitem__(self, key: tuple[slice, slice]) -> HeadLogits:
         """``logits[:, channels]``."""
         _, channels = key
@@ -119,14 +127,14 @@ class HeadLogits:
     def computed(self) -> Tensor:
         """The logits, all of them, with their derivative."""
         features = self.features.to(self.weight.dtype).flatten(2)
-        logits = torch.matmul(self.weight, features)
-        if self.bias is not None:
-            logits = logits + self.bias[:, None]
-        return logits.view(self.shape)
+        weight, bias = _batched(self.weight, self.bias, len(features))
+        if bias is None:
+            return torch.bmm(weight, features).view(self.shape)
+        return torch.baddbmm(bias, weight, features).view(self.shape)
 
-    def fit_a_strip(self) -> bool:
-        """Whether all of them are no more than a strip."""
-        return bool(math.prod(self.shape) <= strip_elements(self.weight))
+    def are_few(self) -> bool:
+        """Whether all of them take no more than a strip with its slopes does."""
+        return bool(math.prod(self.shape) <= 2 * strip_elements(self.weight))
 
     def strips(self) -> Iterator[Strip]:
         """The logits of one strip after the other, without derivatives; each takes the place of the last."""
@@ -195,8 +203,7 @@ class StripProduct:
     """W·features + b of boxes, in a buffer that is kept from box to box."""
 
     def __init__(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        self.features, self.weight = features, weight
-        self.bias = None if bias is None else bias[:, None]
+        self.features, self.weight, self.bias = features, weight, bias
         self.buffer = weight.new_empty(0)
 
     def features_of(self, box: Box) -> Tensor:
@@ -210,20 +217,20 @@ class StripProduct:
         if self.buffer.numel() < n * channels * voxels:
             self.buffer = self.weight.new_empty(n * channels * voxels)
         logits = self.buffer[: n * channels * voxels].view(n, channels, voxels)
-        if n > 1:
-            self._batched(features, logits)
-        elif self.bias is None:
-            torch.mm(self.weight, features[0], out=logits[0])
+        weight, bias = _batched(self.weight, self.bias, n)
+        if bias is None:
+            torch.bmm(weight, features, out=logits)
+        elif n > 1:
+            torch.baddbmm(bias, weight, features, out=logits)
         else:
-            torch.addmm(self.bias, self.weight, features[0], out=logits[0])
+            torch.addmm(bias[0], self.weight, features[0], out=logits[0])
         return logits.view(n, channels, *size_of(box)[1:], *self.features.shape[4:])
 
-    def _batched(self, features: Tensor, logits: Tensor) -> None:
-        weight = self.weight.expand(len(features), *self.weight.shape)
-        if self.bias is None:
-            torch.bmm(weight, features, out=logits)
-        else:
-            torch.baddbmm(self.bias.expand(len(features), *self.bias.shape), weight, features, out=logits)
+
+def _batched(weight: Tensor, bias: Tensor | None, volumes: int) -> tuple[Tensor, Tensor | None]:
+    """[N, C, F] and [N, C, 1], the same for each volume."""
+    of_volumes = None if bias is None else bias[:, None].expand(volumes, len(bias), 1)
+    return weight.expand(volumes, *weight.shape), of_volumes
 
 
 # ---- inference ----

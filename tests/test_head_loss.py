@@ -337,7 +337,7 @@ class TestDeepSupervision:
         return loss, heads_, features, [make_target(loss, each) for each in features]
 
     def test_weighted_sum_of_the_scales(self, strips):
-        strips(20000)  # the first scale is cut, the last is not
+        strips(10000)  # the first scale is cut, the last is not
         loss, heads_, features, targets = self.setting()
         deep = gk.HeadLoss(loss, heads_, weights=(0.5, 0.3, 0.2))
         ours = torch.autograd.grad(deep(features, targets), [*features, *deep.parameters()])
