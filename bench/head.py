@@ -6,6 +6,7 @@ Time in one process, all contenders in turn; the growth of the resident memory i
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import statistics
 import subprocess
@@ -25,7 +26,8 @@ from geoloss_kernels.lesions.reporting.memory import peak_growth
 FUSED, UNFUSED, MONAI = "HeadLoss", "convolution, then ours", "convolution, then MONAI"
 CONTENDERS = (FUSED, UNFUSED, MONAI)
 WARM_UP_SIZE = 20
-TOLERANCE = 1e-5
+TOLERANCES = {FUSED: 1e-5, UNFUSED: 1e-4, MONAI: 1e-4}
+"""Relative to float64. The convolution's gradient of the bias is off by 3e-5 with two threads."""
 OPTIONS = {"softmax": True, "to_onehot_y": True}
 
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -75,16 +77,18 @@ def differentiate(step: Step, head: nn.Module, inputs: tuple[Tensor, Tensor]) ->
 
 
 def faults(setting: Setting) -> list[str]:
-    """Where value and gradients of the contenders differ, on the volumes that are timed."""
-    inputs = make_inputs(setting.shape, setting.classes)
+    """Where a contender differs from float64, on the volumes that are timed."""
+    features, labels = make_inputs(setting.shape, setting.classes)
     head = nn.Conv3d(setting.shape[1], setting.classes, 1)
-    expected = differentiate(make_step(UNFUSED, head), head, inputs)
+    exact_head = copy.deepcopy(head).double()
+    exact_inputs = features.detach().double().requires_grad_(), labels
+    exact = differentiate(make_step(UNFUSED, exact_head), exact_head, exact_inputs)
     found = []
-    for contender in (FUSED, MONAI):
-        ours = differentiate(make_step(contender, head), head, inputs)
-        for name, a, b in zip(("value", "features", "weight", "bias"), ours, expected, strict=True):
+    for contender, tolerance in TOLERANCES.items():
+        ours = differentiate(make_step(contender, head), head, (features, labels))
+        for name, a, b in zip(("value", "features", "weight", "bias"), ours, exact, strict=True):
             error = float((a - b).abs().max() / b.abs().max())
-            if error > TOLERANCE:
+            if not error <= tolerance:
                 found.append(f"{setting}: {contender}: {name}: relative error {error:.1e}")
     return found
 
