@@ -7,7 +7,7 @@ CPP := $(wildcard $(addprefix csrc/,$(foreach folder,. cpu cuda,$(addprefix $(fo
 SOURCES := setup.py pyproject.toml $(CPP)
 FORMATTED := $(CPP) $(wildcard tests/host_cuda/*.h tests/host_cuda/*.cpp tests/host_programs/*.cpp)
 # What runs a second time, on the Triton kernels in Triton's interpreter.
-TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_input determinism autograd registration distance_transform open_formulas triton_interpreter))
+TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_input determinism autograd registration distance_transform head_loss open_formulas triton_interpreter))
 # The trainer and what rests on it.
 TRAINING_TESTS := $(wildcard tests/test_training_*.py) $(addprefix tests/test_,$(addsuffix .py,cli damaged_input data_parallel datasets demo files imaging lga metrics phantom preprocessing rooms scan study subjects surface_distances))
 

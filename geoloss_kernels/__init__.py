@@ -18,6 +18,8 @@ from geoloss_kernels import backends, distance, formulas, functional, phi, refer
 from geoloss_kernels.backends import build_info, use_backend
 from geoloss_kernels.checks import check_target
 from geoloss_kernels.explanation import explain
+from geoloss_kernels.head_loss import HeadLoss
+from geoloss_kernels.heads import head_argmax, head_probabilities
 from geoloss_kernels.losses import (
     BCELoss,
     BoundaryLoss,
@@ -40,6 +42,7 @@ from geoloss_kernels.losses import (
     TverskyLoss,
 )
 from geoloss_kernels.phi import norm
+from geoloss_kernels.split_network import HeadlessNetwork, split_head
 
 __version__ = "0.1.0"
 
@@ -63,6 +66,11 @@ __all__ = [
     "DiceHausdorffDTLoss",
     "GEOLoss",
     "FormulaLoss",
+    "HeadLoss",
+    "head_argmax",
+    "head_probabilities",
+    "HeadlessNetwork",
+    "split_head",
     "formulas",
     "phi",
     "norm",

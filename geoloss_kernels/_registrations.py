@@ -30,6 +30,7 @@ class Operators(NamedTuple):
 
     geo_loss: Callable[..., tuple[Tensor, Tensor]]
     geo_sums: Callable[..., Tensor]
+    geo_sums_backward: Callable[..., Tensor]
     geo_ratio: Callable[..., Tensor]
     distance_transform: Callable[..., Tensor]
     distance_transform_with_indices: Callable[..., tuple[Tensor, Tensor]]
@@ -72,7 +73,13 @@ def register(namespace: str) -> Operators:
     ) -> tuple[Tensor, Tensor]:
         return differentiable(_GeoLoss, overloads, options, input, target, mask, channel_weights, *maps)
 
-    return Operators(geo_loss, geo_sums, geo_ratio, **_distance_registrations.register(namespace))
+    return Operators(
+        geo_loss,
+        geo_sums,
+        overloads.geo_sums_backward,
+        geo_ratio,
+        **_distance_registrations.register(namespace),
+    )
 
 
 # ---- shapes ----
@@ -223,9 +230,12 @@ class _Derivative(Function):
         ctx.set_materialize_grads(False)
 
 
-def _refuse_gradients(ctx: Context, *constants: str) -> None:
-    """Raise if a tensor but the first has to have a gradient; those after ``constants`` are maps."""
-    needed = ctx.needs_input_grad[3:]
+def _refuse_gradients(ctx: Context, *constants: str, first: int = 3) -> None:
+    """Raise if a tensor from the ``first`` argument on has to have a gradient.
+
+    Those after ``constants`` are maps.
+    """
+    needed = ctx.needs_input_grad[first:]
     for number, is_needed in enumerate(needed):
         if is_needed:
             name = constants[number] if number < len(constants) else "maps"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geoloss_kernels import _extension, _registrations, reference
 from geoloss_kernels._registrations import Operators
-from geoloss_kernels.reference import distance, ratio
+from geoloss_kernels.reference import distance, ratio, sums
 
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 
@@ -21,6 +21,7 @@ _operators = {
     "reference": Operators(
         ratio.ratio_and_sums,
         reference.geo_sums,
+        sums.geo_sums_backward,
         reference.geo_ratio,
         distance.distance_transform,
         distance.distance_transform_with_indices,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geoloss_kernels.heads import HeadLogits, part
 from geoloss_kernels.tensor_checks import check_companion, check_volumes, in_plane, plain
 from geoloss_kernels.terms import check_spacing
 
@@ -100,6 +101,9 @@ class LossCall:
         include_background: whether channel 0 is in the loss.
         spacing: voxel size per spatial axis as it was given in the call; None = that of each term, or 1.
         dimensions: spatial axes as they were given, 1 to 3.
+        head: in place of ``input`` and ``logits``, which then hold nothing: logits that nobody has computed,
+            and that ``other_act`` is to be applied to.
+        other_act: of ``head``.
     """
 
     input: Tensor
@@ -111,22 +115,26 @@ class LossCall:
     include_background: bool
     spacing: tuple[float, ...] | None
     dimensions: int
+    head: HeadLogits | None = None
+    other_act: Activation | None = None
 
     @classmethod
     def of(
         cls,
-        input: Tensor,
+        given: Tensor | HeadLogits,
         target: Tensor,
         mask: Tensor | None,
         spacing: Sequence[float] | None,
         options: Options,
     ) -> LossCall:
         """Check everything and resolve what depends on the shapes; an error names the argument."""
-        input, target, mask = plain(input), plain(target), plain(mask)
-        check_volumes("input", input)
-        logits = input
-        if options.other_act is not None:
-            input = plain(options.other_act(input))
+        head = given if isinstance(given, HeadLogits) else None
+        logits = plain(given) if head is None else head.placeholder
+        target, mask = plain(target), plain(mask)
+        check_volumes("input", logits)
+        input = logits
+        if options.other_act is not None and head is None:
+            input = plain(options.other_act(logits))
             check_volumes("other_act", input)
         if not input.is_floating_point():
             raise TypeError(f"input: expected a floating-point tensor, got {input.dtype}")
@@ -146,6 +154,8 @@ class LossCall:
             include_background,
             None if spacing is None else check_spacing(spacing, dimensions),
             dimensions,
+            None if head is None else head.in_plane,
+            options.other_act,
         )
 
     @property
@@ -174,12 +184,19 @@ class LossCall:
     @property
     def predicted_mask(self) -> Tensor:
         """s > 0.5, and False where a voxel is not valid."""
-        s = self.input.detach().to(self.dtype)
+        if self.head is None:
+            return self._within_valid(self._probabilities(self.input.detach()) > 0.5)
+        predicted = torch.empty(self.input.shape, dtype=torch.bool, device=self.input.device)
+        for box, logits in self.head.strips():
+            input = logits if self.other_act is None else self.other_act(logits)
+            part(predicted, box).copy_(self._probabilities(input) > 0.5)
+        return self._within_valid(predicted)
+
+    def _probabilities(self, input: Tensor) -> Tensor:
+        s = input.to(self.dtype)
         if self.activation == "sigmoid":
-            s = s.sigmoid()
-        elif self.activation == "softmax":
-            s = s.softmax(1)
-        return self._within_valid(s > 0.5)
+            return s.sigmoid()
+        return s.softmax(1) if self.activation == "softmax" else s
 
     @property
     def target_mask(self) -> Tensor:

@@ -21,10 +21,12 @@ from geoloss_kernels.formulas import (
     geo,
     kept_combination,
 )
+from geoloss_kernels.head_sums import head_sums
+from geoloss_kernels.heads import HeadLogits
 from geoloss_kernels.passes import ClassWeight, Geometry, Pass, channel_weights, own_activation, passes
 from geoloss_kernels.reference import ratio
 from geoloss_kernels.reference.geo import geo_loss_of_call
-from geoloss_kernels.reference.sums import geo_sums
+from geoloss_kernels.reference.sums import geo_sums, geo_sums_backward
 from geoloss_kernels.reference.voxels import prepare
 from geoloss_kernels.tensor_checks import companion_in_plane
 from geoloss_kernels.terms import EncodedTerms
@@ -35,7 +37,7 @@ DistanceMaps = Tensor | Sequence[Tensor] | None
 def evaluate(
     formula: Formula,
     options: Options,
-    input: Tensor,
+    input: Tensor | HeadLogits,
     target: Tensor,
     mask: Tensor | None = None,
     spacing: Sequence[float] | None = None,
@@ -53,6 +55,11 @@ def evaluate(
     """
     call = LossCall.of(input, target, mask, spacing, options)
     if options.reduction == "none" and any(part.is_of_voxels for _, part in formula.parts):
+        if call.head is not None:
+            raise ValueError(
+                "reduction: expected 'mean' or 'sum' in a HeadLoss, got 'none' of a loss of voxels, "
+                "whose result is as large as the logits"
+            )
         return _evaluate_voxels(formula, options, call, distance_map, current_weight)
     return _evaluate_call(formula, options, call, distance_map, current_weight)
 
@@ -76,6 +83,12 @@ def _evaluate_call(
         loss = _evaluate_pass(each, options, call, given, current_weight, parameters)
         total = loss if total is None else total + loss
     for factor, part in unfused:
+        if call.head is not None:
+            raise ValueError(
+                "formula: expected one that is computed in one pass in a HeadLoss, got an open part for "
+                "plain PyTorch (fused=False, or the reference's backend), whose functions may read whole "
+                "volumes, not strips"
+            )
         loss = factor * _evaluate_unfused(part, options, call)
         total = loss if total is None else total + loss
     if total is None:
@@ -236,12 +249,17 @@ def _evaluate_pass(
         each.include_background,
     )
     ratio_options = (each.fractions, each.weights, each.reduction)
-    if not options.ddp and not each.functions:
+    if call.head is not None:
+        other_act = None if each.from_logits else call.other_act
+        tensors = (call.target, call.mask, maps)
+        sums = head_sums(call.head, operators, other_act, *tensors, each.has_stencils, *sums_options)
+    elif not options.ddp and not each.functions:
         loss, _ = operators.geo_loss(
             input, call.target, call.mask, weights, maps, *sums_options, *ratio_options
         )
         return loss
-    sums = operators.geo_sums(input, call.target, call.mask, maps, *sums_options)
+    else:
+        sums = operators.geo_sums(input, call.target, call.mask, maps, *sums_options)
     if options.ddp:
         sums = sum_over_processes(sums.sum(0, keepdim=True))
     return _of_sums(each, options, call, operators, sums, weights, ratio_options)
@@ -258,6 +276,7 @@ def _operators(each: Pass, input: Tensor) -> Operators:
     return backends.operators_of_reference()._replace(
         geo_loss=functools.partial(ratio.ratio_and_sums, programs=programs),
         geo_sums=functools.partial(geo_sums, programs=programs),
+        geo_sums_backward=functools.partial(geo_sums_backward, programs=programs),
     )
 
 

@@ -66,6 +66,7 @@ class Pass:
         class_weights: the rows of ``channel_weights``.
         functions: parts that are no ratios.
         has_programs: whether a term is one.
+        has_stencils: whether a term reads the neighbours of a voxel.
     """
 
     activation: str
@@ -80,6 +81,7 @@ class Pass:
     class_weights: tuple[ClassWeight, ...]
     functions: tuple[SumsFunction, ...]
     has_programs: bool
+    has_stencils: bool
 
 
 def own_activation(part: Part, activation: str, channels: int) -> str:
@@ -152,6 +154,7 @@ class _PassBuilder:
             tuple(self.class_weights),
             functions,
             any(term.density is not None for term in terms),
+            any(term.has_stencil for term in terms),
         )
 
     def _column(self, name: Any) -> int:

@@ -118,6 +118,11 @@ class Term:
         return TERM_KINDS[self.name] if self.density is None else PROGRAM
 
     @property
+    def has_stencil(self) -> bool:
+        """Whether it reads the neighbours of a voxel."""
+        return self.kind.stencil is not None or bool(self.density is not None and self.density.stencils)
+
+    @property
     def maps(self) -> tuple[Any, ...]:
         """What the maps are that it reads."""
         if self.density is not None:

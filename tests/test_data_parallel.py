@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,10 +88,18 @@ def test_sums_over_processes_need_a_batch_and_a_group() -> None:
         loss(*volumes())
 
 
-@pytest.mark.parametrize("batch_dice", [False, True])
-def test_torchrun_trains_the_network_of_one_process(tmp_path: Path, batch_dice: bool) -> None:
+FUSED_HEAD = {
+    "network": "unet_full_resolution",
+    "channels": [4, 8, 8],
+    "strides": [2, 2],
+    "fused_head": True,
+}
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_dice": True, **FUSED_HEAD}], ids=["plain", "fused head"])
+def test_torchrun_trains_the_network_of_one_process(tmp_path: Path, settings: dict[str, Any]) -> None:
     subjects = make_subjects(tmp_path / "data", ("train", "train", "validation", "validation", "validation"))
-    config = tiny_config(batch_dice=batch_dice, batch_size=4, epochs=2)
+    config = tiny_config(batch_size=4, epochs=2, **settings)
     train(config, subjects, tmp_path / "alone", log=lambda line: None)
     (tmp_path / "subjects.csv").write_text(format_table(subjects))
     (tmp_path / "settings.toml").write_text(config.to_toml())

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from training_helpers import SHAPE, make_arrays, make_subjects, tiny_config, write_image
 
+from geoloss_kernels import heads
 from geoloss_kernels.lesions.cli import main
 from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.prediction.prediction import load_model
@@ -347,6 +348,32 @@ def test_compiled_network_trains_alike_and_its_checkpoint_is_the_plain_networks(
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-3)])
+def test_fused_head_trains_alike_and_its_checkpoint_is_the_plain_networks(
+    tmp_path: Path,
+    subjects: list[Subject],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    tolerance: float,
+) -> None:
+    monkeypatch.setitem(heads.STRIP_BYTES, "cpu", 4096)
+    monkeypatch.setitem(heads.OVERLAPPING_BYTES, "cpu", 8192)
+    config = tiny_config(
+        network="unet_full_resolution", channels=[4, 8, 8], strides=[2, 2], epochs=2, precision=precision
+    )
+    plain = train(config, subjects, tmp_path / "plain", log=quiet)
+    fused = train(replace(config, fused_head=True), subjects, tmp_path / "fused", log=quiet)
+    for first, second in zip(plain.history, fused.history, strict=True):
+        assert second.train_loss == pytest.approx(first.train_loss, abs=tolerance)
+    load_model(tmp_path / "fused", "cpu")
+    assert weights(tmp_path / "fused").keys() == weights(tmp_path / "plain").keys()
+
+
+def test_fused_head_needs_a_network_that_ends_in_one(tmp_path: Path, subjects: list[Subject]) -> None:
+    with pytest.raises(InputError, match=r"fused_head: expected false with network unet: .* kernel 1"):
+        train(tiny_config(fused_head=True), subjects, tmp_path / "run", log=quiet)
 
 
 def test_steps_per_epoch() -> None:

@@ -39,7 +39,8 @@ constexpr int64_t kTileBytes = 512 * 1024;       // of the planes in work: withi
 constexpr int64_t kWorkspaceBytes = 320 * 1024;  // of a thread
 constexpr int64_t kMinTileRows = 8;
 constexpr int64_t kMinTilePlanes = 32;
-constexpr int64_t kMinTiles = 16;  // work for that many threads, where the volumes are large enough
+constexpr int64_t kMinTileElements = 8192;  // of all channels, where no halo is read
+constexpr int64_t kMinTiles = 16;           // work for that many threads, where the volumes are large enough
 
 template <class T>
 class Tile {
@@ -375,7 +376,6 @@ size_t workspace(const GeoSumsParams& p, const Tiling& tiling, bool backward) {
 template <class T>
 int64_t tile_rows(const GeoSumsParams& p, Tiling t, bool backward) {
   const Plan<T> plan(p, backward);
-  if (plan.reach() == 0) return p.H;
   int64_t fields = 2 + plan.on_error + plan.masked;
   for (const bool reads : plan.reads_map) fields += reads;
   if (backward) fields += plan.flux_fields;
@@ -386,12 +386,26 @@ int64_t tile_rows(const GeoSumsParams& p, Tiling t, bool backward) {
   return t.rows;
 }
 
+// Terms of single voxels have no halo, so that tiles may be as small as a thread's start is worth.
+template <class T>
+Tiling tiling_without_halo(const GeoSumsParams& p, Tiling t) {
+  const int64_t row = t.channels * p.W, plane = row * p.H;
+  int64_t wanted = ceil_divide(kMinTiles, t.volumes);
+  t.planes = min(p.D, max(ceil_divide(kMinTileElements, plane), ceil_divide(p.D, wanted)));
+  t.tiles_z = ceil_divide(p.D, t.planes);
+  wanted = ceil_divide(wanted, t.tiles_z);
+  t.rows = min(p.H, max(ceil_divide(kMinTileElements, row * t.planes), ceil_divide(p.H, wanted)));
+  t.tiles_y = ceil_divide(p.H, t.rows);
+  return t;
+}
+
 template <class T>
 Tiling tiling(const GeoSumsParams& p, bool backward) {
   Tiling t;
   t.channels = p.activation == Activation::kSoftmax ? p.C : 1;
   t.volumes = p.N * p.C / t.channels;
   t.planes = t.tiles_y = t.tiles_z = 1;
+  if (Plan<T>(p, backward).reach() == 0) return tiling_without_halo<T>(p, t);
   t.tiles_y = ceil_divide(p.H, tile_rows<T>(p, t, backward));
   t.rows = ceil_divide(p.H, t.tiles_y);
   t.tiles_y = ceil_divide(p.H, t.rows);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,3 +62,21 @@ def geo_sums(
         for column in columns
     ]
     return torch.stack([voxels.sum(density) for density in densities], dim=-1)
+
+
+def geo_sums_backward(
+    gradient: Tensor,
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    maps: Sequence[Tensor],
+    *options: Any,
+    programs: Sequence[Callable[[Voxels], Tensor]] = (),
+) -> Tensor:
+    """The derivative of Σ ``gradient`` · sums in the input, the operator of that name."""
+    with torch.enable_grad():
+        leaf = input.detach().requires_grad_()
+        sums = geo_sums(leaf, target, mask, maps, *options, programs=programs)
+    if not sums.requires_grad:  # of the target alone
+        return torch.zeros_like(input)
+    return torch.autograd.grad(sums, leaf, gradient)[0]

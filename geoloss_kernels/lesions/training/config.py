@@ -85,6 +85,9 @@ class TrainingConfig:
     channels: tuple[int, ...] = (16, 32, 64, 128)
     strides: tuple[Triple, ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2))
     residual_units: int = 0
+    fused_head: bool = False
+    """Compute the last layer and the loss in one, strip by strip: the logits of a step are never in memory.
+    For networks that end in a convolution with kernel 1, as unet_full_resolution does."""
     lesion_prior: float = 0.01
     """Probability that the untrained network gives every voxel: about the share of lesion in the volumes."""
 

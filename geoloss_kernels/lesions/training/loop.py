@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+import geoloss_kernels as gk
 from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.files import exclusive
 from geoloss_kernels.lesions.progress import Log
@@ -163,6 +164,13 @@ def steps_per_epoch(config: TrainingConfig, training_subjects: int) -> int:
     return max(1, training_subjects * config.samples_per_subject // config.batch_size)
 
 
+class _Split(NamedTuple):
+    """What is trained as the network, and the head that belongs to the loss."""
+
+    body: nn.Module
+    head: nn.Module | None
+
+
 class _Trainer:
     """State of a run between epochs, and the epochs."""
 
@@ -191,7 +199,8 @@ class _Trainer:
         _seed_generators(config.seed)
         torch.backends.cudnn.deterministic = config.deterministic
         self.network = build_network(config).to(self.device)
-        compiled = cast(nn.Module, torch.compile(self.network)) if config.compile else self.network
+        trained, self.head = self._split() if config.fused_head else _Split(self.network, None)
+        compiled = cast(nn.Module, torch.compile(trained)) if config.compile else trained
         self.trained_network = self.processes.parallel(compiled)
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -202,6 +211,22 @@ class _Trainer:
         self.history: list[EpochRecord] = []
         self.best_epoch: int | None = None
         self.best_dice = float("nan")
+
+    def _split(self) -> _Split:
+        """The network without its head, and the head.
+
+        Raises:
+            InputError: it does not end in a convolution with kernel 1.
+        """
+        crop = torch.zeros((1, len(self.config.modalities), *self.config.patch_size), device=self.device)
+        try:
+            body, head = gk.split_head(self.network, crop)
+        except ValueError as error:
+            raise InputError(
+                f"fused_head: expected false with network {self.config.network}: {error}"
+            ) from error
+        assert isinstance(head, nn.Module)
+        return _Split(body, head)
 
     def rehearse(self) -> None:
         """One step that changes nothing, to fail before the first epoch rather than in it.
@@ -355,7 +380,8 @@ class _Trainer:
                 batch=config.batch_dice,
                 ddp=config.batch_dice and self.processes.count > 1,
             )
-            self.loss, self.loss_weights = loss.to(self.device), weights
+            fused = loss if self.head is None else gk.HeadLoss(loss, self.head)
+            self.loss, self.loss_weights = fused.to(self.device), weights
 
     def _step(self, image: Tensor, mask: Tensor) -> tuple[Tensor, float]:
         """One optimiser step; the loss, and the seconds its forward and backward took."""
@@ -366,16 +392,19 @@ class _Trainer:
         return loss, seconds
 
     def _backward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, float]:
-        """Forward and backward; the loss, and the seconds its forward and backward took."""
+        """Forward and backward; the loss, and the seconds its forward and backward took.
+
+        With a fused head the network ends with its features, and the head is part of the loss.
+        """
         with autocast(self.device, self.config.precision):
-            logits = self.trained_network(image)
-        boundary = logits.detach().float().requires_grad_()
+            output = self.trained_network(image)
+        boundary = output.detach().float().requires_grad_()
         started = wall_clock(self.device)
         loss = self.loss(boundary, mask)
         self.scaler.scale(loss).backward()
         seconds = wall_clock(self.device) - started
         assert boundary.grad is not None
-        logits.backward(boundary.grad.to(logits.dtype))
+        output.backward(boundary.grad.to(output.dtype))
         return loss.detach(), seconds
 
     def _validate(self) -> LesionSummary:

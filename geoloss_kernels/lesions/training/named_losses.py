@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from torch import nn
-
 import geoloss_kernels as gk
 from geoloss_kernels import formulas
 from geoloss_kernels.formulas import Formula
@@ -54,7 +52,7 @@ def build_loss(
     *,
     batch: bool = False,
     ddp: bool = False,
-) -> nn.Module:
+) -> gk.FormulaLoss:
     """Build the loss ``name`` of ``LOSSES``: dice_weight · region terms + coefficient · geometric terms.
 
     ``batch`` and ``ddp`` are those of `geoloss_kernels.call.Options`.
