@@ -110,9 +110,7 @@ def _plain_signs(lines: list[str]) -> None:
 SIGNS = re.compile(r"\||\*(?=\w)")
 
 
-def _read_docstring(
-    app: Any, kind: str, name: str, documented: Any, options: Any, lines: list[str]
-) -> None:
+def _read_docstring(app: Any, kind: str, name: str, documented: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are written to be read as they are."""
     _indented_code(lines)
     _plain_signs(lines)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -40,18 +42,10 @@ def lesions() -> tuple[Tensor, Tensor]:
 
 
 def push(loss: gk.FormulaLoss, logits: Tensor, target: Tensor) -> Tensor:
-    """-∂L/∂logit of each voxel [H, W]: where a step of the network's raises the logit, and where lowers it."""
+    """-∂L/∂logit of each voxel [H, W]: where a step raises the logit, and where it lowers it."""
     leaf = logits.clone().requires_grad_()
     loss(leaf, target).backward()
     return -leaf.grad[0, 0]
-
-
-def cross_entropy(s: Tensor, g: Tensor) -> Tensor:
-    return -(g * s.log() + (1 - g) * torch.log1p(-s))
-
-
-def one(s: Tensor, g: Tensor) -> float:
-    return 1.0
 
 
 NAMED: Mapping[str, gk.FormulaLoss] = {
@@ -66,32 +60,17 @@ NAMED: Mapping[str, gk.FormulaLoss] = {
     "DiceFOGLoss": gk.DiceFOGLoss(sigmoid=True),
 }
 
-OPEN: Mapping[str, gk.FormulaLoss] = {
-    "boundary-weighted CE": gk.GEOLoss(
-        cross_entropy, lambda s, g, phi: 1 + 5 * gk.norm(phi(g)), gk.phi.central(), sigmoid=True
-    ),
-    "Sobel edges": gk.GEOLoss(
-        one, lambda s, g, phi: gk.norm(phi(s) - phi(g)), gk.phi.sobel(), sigmoid=True
-    ),
-    "directions of edges": gk.GEOLoss(
-        one,
-        lambda s, g, phi: gk.norm(phi(s)) * gk.norm(phi(g)) - (phi(s) * phi(g)).sum(0),
-        gk.phi.sobel(),
-        sigmoid=True,
-    ),
-    "Charbonnier FOG": gk.GEOLoss(
-        one,
-        lambda s, g, phi: torch.sqrt((phi(s) - phi(g)).square().sum(0) + 1e-6),
-        gk.phi.forward(),
-        sigmoid=True,
-    ),
-    "distance-weighted focal": gk.GEOLoss(
-        lambda s, g: -((1 - s) ** 2) * g * s.log() - s**2 * (1 - g) * torch.log1p(-s),
-        lambda s, g, phi: 1 + phi(g),
-        gk.phi.distance(),
-        sigmoid=True,
-    ),
-}
+
+def open_formulas() -> Mapping[str, gk.FormulaLoss]:
+    """The five losses of the page about open formulas, from the code that it shows."""
+    page = (Path(__file__).parent / "open_formulas.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        exec(block, names)
+        if "five_losses" in names:
+            break
+    losses: Mapping[str, gk.FormulaLoss] = names["five_losses"]
+    return losses
 
 
 def _panel(axes: plt.Axes, image: Tensor, target: Tensor, title: str, **shown: object) -> None:
@@ -136,7 +115,7 @@ def draw(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _draw_case(folder / "case.png")
     _draw_pushes(NAMED, 3, folder / "named.png")
-    _draw_pushes(OPEN, 3, folder / "open.png")
+    _draw_pushes(open_formulas(), 3, folder / "open.png")
 
 
 if __name__ == "__main__":

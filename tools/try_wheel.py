@@ -52,7 +52,9 @@ def try_in(python: str, torch: str, distribution: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("distributions", nargs="+", type=Path, help="wheels or source distributions")
     parser.add_argument("--python", nargs="+", default=[sys.executable], metavar="PROGRAM")
     parser.add_argument("--torch", nargs="+", default=["2.13.0"], metavar="VERSION")
