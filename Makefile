@@ -11,7 +11,7 @@ TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_inp
 # glibc 2.27 is the oldest that the library loads with (csrc/glibc_2_28.h); torch's own wheels ask for 2.28.
 REPAIR := auditwheel repair --only-plat --plat manylinux_2_27_$(shell uname -m) --exclude 'libc10*.so' --exclude 'libtorch*.so'
 CUDA_VERSION = cu$(shell nvcc --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1\2/p')
-# Where `make test-wheels` tries the wheel; a torch that a Python has no wheel of on PyPI's CPU side is a download of GBs.
+# Where `make test-wheels` tries the wheel. Most wheels of torch are with CUDA, and some GB each.
 WHEEL_PYTHONS ?= python3.11
 WHEEL_TORCHES ?= 2.13.0 2.14.1
 # The trainer and what rests on it.
@@ -69,7 +69,7 @@ $(VENV)/.%: pyproject.toml | install
 wheel: $(VENV)/.release
 	rm -rf build/lib* build/wheel
 	GEOLOSS_BUILD=cpu $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(REPAIR) --wheel-dir dist build/wheel/*.whl
+	PATH="$(abspath $(BIN)):$$PATH" $(REPAIR) --wheel-dir dist build/wheel/*.whl
 	$(BIN)/python -m build --no-isolation --sdist
 
 # The same with the CUDA operators, named after nvcc's release as torch's wheels are: 0.1.0+cu130.
@@ -77,10 +77,10 @@ wheel-cuda: $(VENV)/.release
 	rm -rf build/lib* build/wheel
 	GEOLOSS_BUILD=cuda GEOLOSS_LOCAL_VERSION=$(CUDA_VERSION) TORCH_CUDA_ARCH_LIST="$(or $(TORCH_CUDA_ARCH_LIST),7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX)" \
 		$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(REPAIR) --wheel-dir dist build/wheel/*.whl
+	PATH="$(abspath $(BIN)):$$PATH" $(REPAIR) --wheel-dir dist build/wheel/*.whl
 
 test-wheels: wheel
-	$(BIN)/python tools/try_wheel.py dist/geoloss_kernels-*-manylinux*.whl --python $(WHEEL_PYTHONS) --torch $(WHEEL_TORCHES)
+	$(BIN)/python tools/try_wheel.py dist/geoloss_kernels-*-cp310-abi3-manylinux*.whl --python $(WHEEL_PYTHONS) --torch $(WHEEL_TORCHES)
 	$(BIN)/python tools/try_wheel.py dist/geoloss_kernels-*.tar.gz --python $(firstword $(WHEEL_PYTHONS)) --torch $(firstword $(WHEEL_TORCHES))
 
 docs: $(VENV)/.docs
