@@ -26,7 +26,7 @@ $(BIN)/python:
 
 # torch comes first: the operators are built against the torch that is installed.
 $(STAMP): $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" "setuptools>=77" wheel
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test,lint]"
 	touch $@
