@@ -8,6 +8,8 @@ GEOLOSS_BUILD=auto   what can be built here: CPU operators if there is a C++ com
 TORCH_CUDA_ARCH_LIST names the architectures, as for every extension of PyTorch ("9.0" or "8.0;9.0+PTX");
 without it they are those of the GPUs in this machine, or all if it has none. With it, GEOLOSS_BUILD=cuda also
 builds beside a torch without CUDA, for another machine's torch with CUDA.
+
+GEOLOSS_LOCAL_VERSION=cu130 is appended to the version, 0.1.0+cu130, as wheels of torch name their variant.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ TORCH_TARGET_VERSION = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 COMPILE_FLAGS = [
     "-std=c++20",
     "-O3",
+    "-g0",
     "-fPIC",
     "-fvisibility=hidden",
     "-fno-math-errno",
@@ -48,6 +51,8 @@ COMPILE_FLAGS = [
     "-isystem",
     str(TORCH / "include"),
 ]
+if sys.platform == "linux":
+    COMPILE_FLAGS += ["-include", "csrc/glibc_2_28.h"]
 # The CPU kernels are compiled once per instruction set; the operators choose one at run time.
 KERNELS = ["csrc/cpu/geo_sums_kernel.cpp", "csrc/cpu/distance_transform_kernel.cpp"]
 VARIANTS = {"baseline": []}
@@ -202,9 +207,13 @@ def extensions() -> list[Extension]:
     return built
 
 
+def command_options(built: list[Extension]) -> dict[str, dict[str, str]]:
+    """The wheel's tag and the variant in its version."""
+    options = {"bdist_wheel": {"py_limited_api": "cp310"}} if built else {}
+    if variant := os.environ.get("GEOLOSS_LOCAL_VERSION"):
+        options["egg_info"] = {"tag_build": f"+{variant}"}
+    return options
+
+
 built = extensions()
-setup(
-    ext_modules=built,
-    cmdclass={"build_ext": BuildOperators},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}} if built else {},
-)
+setup(ext_modules=built, cmdclass={"build_ext": BuildOperators}, options=command_options(built))

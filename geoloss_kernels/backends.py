@@ -136,8 +136,8 @@ def _say_once(device: str) -> None:
     if device in _said:
         return
     _said.add(device)
-    names = _DEFAULTS.get(device, _DEFAULTS["cuda"])
-    reasons = "; ".join(f"{name}: {_REASONS[name]}" for name in names)
+    reasons = "; ".join(f"{name}: {_REASONS[name]}" for name in _DEFAULTS.get(device, ()))
+    reasons = reasons or f"there are kernels for {' and '.join(_DEFAULTS)} tensors"
     warnings.warn(
         f"geoloss_kernels computes losses on {device} tensors with its PyTorch reference ({reasons})",
         stacklevel=5,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import geoloss_kernels as gk
 from geoloss_kernels import backends
@@ -59,6 +62,36 @@ def reference_calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls(operators.geo_loss)
     monkeypatch.setitem(backends._operators, "reference", operators._replace(geo_loss=calls))
     return calls
+
+
+LABELS: Any = {"softmax": True, "to_onehot_y": True}
+OF_LABELS = [
+    gk.DiceCELoss(**LABELS, weight=[1.0, 2.0, 3.0]),
+    gk.DiceFOGLoss(**LABELS),
+    gk.SOGLoss(**LABELS, two_sided=True),
+    gk.GeneralizedDiceLoss(**LABELS),
+    gk.FocalLoss(to_onehot_y=True, weight=[1.0, 2.0, 3.0]),
+    gk.GEOLoss(lambda s, g: (s - g).abs(), lambda s, g, phi: gk.norm(phi(s)), gk.phi.sobel(), **LABELS),
+]
+
+
+class DevicesOfDoubles(TorchDispatchMode):
+    """Notes on which devices operators make float64 tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices: set[str] = set()
+        self.calls = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        self.calls += 1
+        self.devices |= {
+            leaf.device.type
+            for leaf in tree_leaves(made)
+            if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float64
+        }
+        return made
 
 
 def compute_a_loss() -> torch.Tensor:
@@ -128,12 +161,27 @@ class TestChoice:
     def test_a_device_without_fused_backend_uses_the_reference_and_says_so_once(self, monkeypatch):
         monkeypatch.setattr(backends, "_said", set())
         volume = torch.empty(1, 1, 3, 4, device="meta")
-        with pytest.warns(UserWarning, match="losses on meta tensors with its PyTorch reference"):
+        expected = (
+            "losses on meta tensors with its PyTorch reference (there are kernels for cpu and cuda tensors)"
+        )
+        with pytest.warns(UserWarning, match=re.escape(expected)):
             loss = gk.DiceLoss()(volume, volume)
         assert loss.device.type == "meta"
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             gk.DiceLoss()(volume, volume)
+
+    @pytest.mark.filterwarnings("ignore:geoloss_kernels computes losses on meta tensors")
+    @pytest.mark.parametrize("loss", OF_LABELS, ids=lambda loss: type(loss).__name__)
+    def test_such_a_device_gets_no_float64(self, loss):
+        """MPS has none; "meta" stands in for it."""
+        input = torch.empty(2, 3, 5, 6, 7, device="meta", requires_grad=True)
+        target = torch.empty(2, 1, 5, 6, 7, device="meta", dtype=torch.uint8)
+        with DevicesOfDoubles() as doubles:
+            loss(input, target).backward()
+        assert input.grad is not None
+        assert "meta" not in doubles.devices
+        assert doubles.calls > 0
 
 
 class TestRefusals:
