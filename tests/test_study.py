@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from study_helpers import TINY, reproduce
 from training_helpers import make_subject, make_subjects
 
 from geoloss_kernels.lesions.cli import main
+from geoloss_kernels.lesions.datasets import DatasetRecipe
 from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.files import exclusive
 from geoloss_kernels.lesions.imaging.reading import load_images, load_mask
@@ -40,7 +42,6 @@ from geoloss_kernels.lesions.study.measurements import (
     SizeCounts,
     mask_file,
     measure,
-    measure_details,
 )
 from geoloss_kernels.lesions.study.methods import METHODS, TITLES, VARIANTS
 from geoloss_kernels.lesions.study.paper import Rates
@@ -374,6 +375,48 @@ def test_killed_study_goes_on_to_the_same_results(small_study, table, tmp_path):
         assert (out / name).read_bytes() == (small_study / name).read_bytes(), delays
 
 
+def test_study_goes_on_from_its_results_alone(table, tmp_path, capsys):
+    results = tmp_path / "results"
+    options = ("--results", results, "--data", f"si170={table}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", replace(TINY, epochs=1, steps_per_epoch=1))
+        assert reproduce("--out", tmp_path / "first", *options, "--rows", "dice", "dice+fog") == 0
+        kept = {path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file()}
+        assert {"study.json", "report.md", "si170/data.json", "si170/dice-0/test.csv"} <= kept
+        assert not any(str(tmp_path) in (results / name).read_text() for name in kept if name[-3:] != "png")
+        first = (results / "results.csv").read_bytes()
+        shutil.rmtree(tmp_path / "first")
+        assert main(["reproduce", "--out", str(tmp_path / "second"), "--results", str(results)]) == 2
+        assert "expected where 'heads.csv' of this study is on this machine" in capsys.readouterr().err
+        more = ("--rows", "dice", "dice+fog", "dice+ce", "--only-report")
+        assert reproduce("--out", tmp_path / "second", *options[:2]) == 2
+        assert main(["reproduce", "--out", str(results), *more, "--beside", str(results)]) == 0
+        assert "1 of 3 cells: si170 Dice + CE seed 0." in (results / "report.md").read_text()
+        assert (results / "results.csv").read_bytes() == first
+        capsys.readouterr()
+        assert reproduce("--out", tmp_path / "second", *options, *more[:-1]) == 0
+        assert capsys.readouterr().out.count("done already") == 2
+        others = make_subjects(tmp_path / "others")[:-1]
+        (tmp_path / "others.csv").write_text(format_table(others))
+        changed = ("--results", results, "--data", f"si170={tmp_path / 'others.csv'}")
+        assert reproduce("--out", tmp_path / "third", *changed) == 2
+        assert "the inventory of data si170 is " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("run")] == ["run"]
+    lines = (results / "results.csv").read_text().splitlines()
+    assert lines[: len(first.splitlines())] == first.decode().splitlines()
+    assert "What is missing" not in (results / "report.md").read_text()
+
+
+def test_more_test_subjects_leave_the_training_as_it_is():
+    assert DatasetRecipe("ge30", 24, test_subjects=24).split_sizes() == {
+        "train": 12,
+        "validation": 4,
+        "test": 24,
+    }
+    with pytest.raises(InputError, match="test_subjects: expected at least 1, got 0"):
+        DatasetRecipe("ge30", 24, test_subjects=0)
+
+
 def test_more_seeds_are_not_kept_while_the_study_is_in_use(small_study, capsys):
     before = (small_study / "study.json").read_bytes()
     with exclusive(small_study):
@@ -424,6 +467,9 @@ def test_study_of_another_preset_of_the_same_name_is_refused(small_study):
     ("options", "message"),
     [
         (["--preset", "huge"], "--preset: expected one of smoke, cpu, gpu, paper"),
+        (["--test-subjects", "0"], "--test-subjects: expected at least 1, got 0"),
+        (["--data", "x", "--test-subjects", "9"], "--data, --test-subjects: expected subjects"),
+        (["--only-report"], "--out: expected a study's folder"),
         (["--seeds", "0"], "--seeds: expected at least 1, got 0"),
         (["--rows", "dice", "fog"], "--rows: expected names of lst, dice"),
         (["--rows", "dice", "dice"], "--rows: expected different names"),

@@ -103,12 +103,12 @@ def run(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     folders = StudyFolders(args.out, args.results or args.out)
     settings = open_study(folders, given_options(args), only_report=args.only_report)
-    beside = [cell for folder in args.beside for cell in kept_cells(StudyFolders(folder, folder))]
+    beside = [cell for folder in args.beside for cell in _cells_beside(folder)]
     with ExitStack() as stack:
         for folder in {folders.out.resolve(), folders.results.resolve()}:
             stack.enter_context(exclusive(folder))
         if args.only_report:
-            cells = kept_cells(folders)
+            cells = _kept_cells(folders, settings)
         else:
             save_settings(folders, settings)
             cells = _run(settings, folders, started)
@@ -133,13 +133,14 @@ def _run(settings: StudySettings, folders: StudyFolders, started: float) -> list
     return cells
 
 
-def kept_cells(folders: StudyFolders) -> list[Cell]:
-    """The cells of the study in ``folders.results``, done or not, without its subjects.
+def _cells_beside(results: Path) -> list[Cell]:
+    """The cells of another study, of which there are results."""
+    folders = StudyFolders(results, results)
+    return _kept_cells(folders, open_study(folders, {}, only_report=True))
 
-    Raises:
-        InputError: no study has begun there.
-    """
-    settings = open_study(folders, {}, only_report=True)
+
+def _kept_cells(folders: StudyFolders, settings: StudySettings) -> list[Cell]:
+    """The cells of a study, done or not, without its subjects."""
     names = settings.data or [plan.like for plan in settings.size.data]
     data = [StudyData.read(name, folders.results / name / DATA_FILE) for name in names]
     return make_cells(data, settings.rows, settings.seeds, folders)

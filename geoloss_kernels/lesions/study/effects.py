@@ -150,7 +150,7 @@ def check_same_references(cells: Sequence[Cell], measured: Mapping[tuple[str, in
             for name, counts in measured[cell.method, cell.seed].at().items()
         }
         first = found if first is None else first
-        for name in {*first, *found}:
+        for name in sorted({*first, *found}):
             if first.get(name) != found.get(name):
                 raise InputError(
                     f"{cell.measurements_file(TEST)}: expected the subjects of "
