@@ -9,7 +9,7 @@ FORMATTED := $(CPP) $(wildcard tests/host_cuda/*.h tests/host_cuda/*.cpp tests/h
 # What runs a second time, on the Triton kernels in Triton's interpreter.
 TRITON_TESTS := $(addprefix tests/test_,$(addsuffix .py,parity terms awkward_input determinism autograd registration distance_transform triton_interpreter))
 # The trainer and what rests on it.
-TRAINING_TESTS := $(wildcard tests/test_training_*.py) $(addprefix tests/test_,$(addsuffix .py,cli damaged_input data_parallel datasets demo files imaging lga metrics phantom preprocessing rooms scan study subjects surface_distances))
+TRAINING_TESTS := $(wildcard tests/test_training_*.py) $(addprefix tests/test_,$(addsuffix .py,cli damaged_input data_parallel datasets demo files imaging lga metrics phantom preprocessing rooms scan study study_comparison subjects surface_distances))
 
 .PHONY: install demo test test-operators test-training test-triton lint format bench clean
 

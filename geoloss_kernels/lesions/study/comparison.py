@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,7 @@ class Effect:
         subjects: That were tested on.
         permutation_p: Of flipped signs per subject, of these trainings only; NaN for a mean of several sets.
         components: None for a mean of several sets.
+        sets: Data sets that it is the mean of.
     """
 
     value: float
@@ -68,6 +70,7 @@ class Effect:
     subjects: int
     permutation_p: float = math.nan
     components: Components | None = None
+    sets: int = 1
 
     @property
     def p(self) -> float:
@@ -86,10 +89,9 @@ class Effect:
         reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * math.sqrt(self.variance)
         return self.value - reach, self.value + reach
 
-    @property
-    def detectable(self) -> float:
-        """The difference that a study of this size finds with ``POWER``."""
-        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom) + stats.t.ppf(POWER, self.freedom)
+    def detectable(self, level: float) -> float:
+        """The difference that a study of this size finds with ``POWER`` at a level of significance."""
+        quantile = stats.t.isf(level / 2, self.freedom) + stats.t.ppf(POWER, self.freedom)
         return float(quantile) * math.sqrt(self.variance)
 
 
@@ -120,13 +122,8 @@ def estimate(differences: Array) -> Effect:
     parts = Components(
         max(of_trainings - of_rest, 0) / subjects, max(of_subjects - of_rest, 0) / seeds, of_rest
     )
-    variance = parts.of_mean(seeds, subjects)
-    freedom = _satterthwaite(
-        variance * seeds * subjects,
-        [(of_trainings, seeds - 1), (of_subjects, subjects - 1)],
-        (of_rest, (seeds - 1) * (subjects - 1)),
-    )
-    return Effect(mean, variance, freedom, seeds, subjects, flips, parts)
+    freedom = _satterthwaite(*map(np.array, ([of_trainings], [of_subjects], [of_rest], [seeds], [subjects])))
+    return Effect(mean, parts.of_mean(seeds, subjects), float(freedom[0]), seeds, subjects, flips, parts)
 
 
 def pool(effects: Sequence[Effect]) -> Effect:
@@ -142,19 +139,25 @@ def pool(effects: Sequence[Effect]) -> Effect:
         freedom=math.fsum(parts) ** 2 / squares if squares else math.inf,
         seeds=min(effect.seeds for effect in effects),
         subjects=sum(effect.subjects for effect in effects),
+        sets=len(effects),
     )
 
 
 def flipped_signs_p(differences: Array) -> float:
     """Two-sided p that differences ``[subjects]`` have no sign: exact up to 13 subjects, else by sampling."""
-    subjects = len(differences)
-    if 2**subjects <= PERMUTATIONS:
-        bits = np.arange(2**subjects)[:, None] >> np.arange(subjects) & 1
-    else:
-        bits = np.random.default_rng(0).integers(0, 2, (PERMUTATIONS, subjects))
-        bits[0] = 0  # the signs as they are
-    sums = np.abs((1 - 2 * bits) @ differences)
+    sums = np.abs(_signs(len(differences)) @ differences)
     return float((sums >= abs(differences.sum()) * (1 - 1e-9)).mean())
+
+
+@cache
+def _signs(subjects: int) -> Array:
+    """Signs ``[choices, subjects]``, the first of which are all positive: every choice, or a sample."""
+    if 2**subjects <= PERMUTATIONS:
+        negative = np.arange(2**subjects)[:, None] >> np.arange(subjects) & 1
+    else:
+        negative = np.random.default_rng(0).integers(0, 2, (PERMUTATIONS, subjects))
+        negative[0] = 0
+    return np.asarray(1 - 2 * negative, np.float64)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -168,47 +171,68 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def subjects_needed(effect: Effect) -> int | None:
+def subjects_needed(effect: Effect, level: float) -> int | None:
     """Subjects that would show an effect as large as this one, with as many seeds, with ``POWER``.
 
     None if no number up to ``MOST_NEEDED`` would: the luck of the trainings is in the way, or there is no
     effect.
     """
-    assert effect.components is not None
-    fixed = effect.components.training / effect.seeds
-    shrinking = effect.components.subject + effect.components.rest / effect.seeds
-    return _needed(effect.value, fixed, shrinking)
+    numbers = np.arange(2, MOST_NEEDED + 1)
+    return _first(numbers, _is_enough(effect, level, np.full_like(numbers, effect.seeds), numbers))
 
 
-def seeds_needed(effect: Effect) -> int | None:
-    """Seeds that would show an effect as large as this one, on as many subjects; see ``subjects_needed``."""
-    assert effect.components is not None
+def seeds_needed(effect: Effect, level: float) -> int | None:
+    """Seeds that would show an effect as large as this one, on as many subjects; see ``subjects_needed``.
+
+    None also if there is one seed, which says nothing about others.
+    """
     if effect.seeds == 1:
         return None
-    fixed = effect.components.subject / effect.subjects
-    shrinking = effect.components.training + effect.components.rest / effect.subjects
-    return _needed(effect.value, fixed, shrinking)
+    numbers = np.arange(2, MOST_NEEDED + 1)
+    return _first(numbers, _is_enough(effect, level, numbers, np.full_like(numbers, effect.subjects)))
 
 
-def _needed(value: float, fixed: float, shrinking: float) -> int | None:
-    """The least n with (z(0.975) + z(0.8))² (fixed + shrinking / n) <= value²; at least 2."""
-    quantile = float(stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER))
-    room = (value / quantile) ** 2 - fixed
-    if not room > 0 or shrinking / room > MOST_NEEDED:
-        return None
-    return max(2, math.ceil(shrinking / room))
+def _first(numbers: NDArray[np.int64], enough: NDArray[np.bool_]) -> int | None:
+    return int(numbers[enough.argmax()]) if enough.any() else None
 
 
-def _satterthwaite(total: float, effects: Sequence[tuple[float, int]], rest: tuple[float, int]) -> float:
-    """Degrees of freedom of a sum of mean squares, of which those below the rest's are taken for no effect.
+def _is_enough(
+    effect: Effect, level: float, seeds: NDArray[np.int64], subjects: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether studies of these sizes have ``POWER``, where the variances are those of ``effect``."""
+    parts = effect.components
+    assert parts is not None
+    of_rest = np.full(len(seeds), parts.rest)
+    of_trainings = subjects * parts.training + of_rest
+    of_subjects = seeds * parts.subject + of_rest
+    freedom = (
+        subjects - 1.0
+        if effect.seeds == 1
+        else _satterthwaite(of_trainings, of_subjects, of_rest, seeds, subjects)
+    )
+    variance = parts.training / seeds + parts.subject / subjects + parts.rest / (seeds * subjects)
+    quantile = stats.t.isf(level / 2, freedom) + stats.t.ppf(POWER, freedom)
+    return np.asarray(quantile**2 * variance <= effect.value**2) & (effect.value != 0)
 
-    Args:
-        total: σ² of the mean, times seeds and subjects.
-        effects: Mean squares of trainings and of subjects, and their degrees of freedom.
-        rest: The same of the rest.
+
+def _satterthwaite(
+    of_trainings: Array,
+    of_subjects: Array,
+    of_rest: Array,
+    seeds: NDArray[np.int64],
+    subjects: NDArray[np.int64],
+) -> Array:
+    """Degrees of freedom of the variance of a mean, from mean squares; infinite where they are 0.
+
+    Trainings or subjects whose mean square is not above the rest's are taken for no source of variance.
     """
-    present = [(square, freedom) for square, freedom in effects if square > rest[0]]
-    # Each effect beyond the first holds the rest once more, which is subtracted.
-    used = [*present, rest] if len(present) != 1 else present
-    squares = sum(square**2 / freedom for square, freedom in used)
-    return total**2 / squares if squares else math.inf
+    trainings_count, subjects_count = of_trainings > of_rest, of_subjects > of_rest
+    # The rest is in both, and counts once.
+    rest_counts = trainings_count == subjects_count
+    total = trainings_count * (of_trainings - of_rest) + subjects_count * (of_subjects - of_rest) + of_rest
+    squares = (
+        trainings_count * of_trainings**2 / (seeds - 1)
+        + subjects_count * of_subjects**2 / (subjects - 1)
+        + rest_counts * of_rest**2 / ((seeds - 1) * (subjects - 1))
+    )
+    return np.divide(total**2, squares, out=np.full(total.shape, math.inf), where=squares > 0)

@@ -52,7 +52,7 @@ METRICS = {
     "lppv": Metric("LPPV", _lppv),
     "hausdorff_95": Metric("HD95 mm", lambda _, details: details.hausdorff_95, more_is_better=False),
 }
-SIZE_TITLES = {"below_10": "below 10 voxels", "10_to_50": "10 to 50 voxels", "above_50": "above 50 voxels"}
+SIZE_TITLES = {"below_10": "below 10 voxels", "10_to_50": "of 10 to 50 voxels", "above_50": "above 50 voxels"}
 SIZE_METRICS = {
     f"{rate}_{size}": Metric(title, partial(_of_size, size, rate))
     for size in SIZES
@@ -82,9 +82,17 @@ class Comparisons:
             {pair: {name: ps[name][rank] for name in ALL_METRICS} for rank, pair in enumerate(effects)},
         )
 
+    @property
+    def level(self) -> float:
+        """At which the first of the pairs has to be significant."""
+        return SIGNIFICANT / max(1, len(self.effects))
+
     def verdict(self, pair: Pair, metric: str) -> int:
-        """1 if the method is shown to be better than its baseline, -1 if worse, 0 if neither."""
-        if not self.corrected[pair][metric] < SIGNIFICANT:
+        """1 if the method is shown to be better than its baseline, -1 if worse, 0 if neither.
+
+        One seed shows nothing: the luck of a training may look like an effect of a loss.
+        """
+        if self.effects[pair][metric].seeds < 2 or not self.corrected[pair][metric] < SIGNIFICANT:
             return 0
         better = self.effects[pair][metric].value > 0
         return 1 if better == ALL_METRICS[metric].more_is_better else -1
@@ -108,12 +116,15 @@ def compare(cells: Sequence[Cell], pairs: Iterable[Pair]) -> Comparisons:
 
 
 def pool_comparisons(of_sets: Sequence[Comparisons]) -> Comparisons:
-    """Mean effects over data sets, of the pairs that every one of them has."""
-    shared = [pair for pair in of_sets[0].effects if all(pair in found.effects for found in of_sets)]
+    """Mean effects over data sets, of each pair over those that have it."""
+    pairs = dict.fromkeys(pair for found in of_sets for pair in found.effects)
     return Comparisons.of(
         {
-            pair: {name: pool([found.effects[pair][name] for found in of_sets]) for name in ALL_METRICS}
-            for pair in shared
+            pair: {
+                name: pool([found.effects[pair][name] for found in of_sets if pair in found.effects])
+                for name in ALL_METRICS
+            }
+            for pair in pairs
         }
     )
 

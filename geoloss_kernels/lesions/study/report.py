@@ -136,7 +136,7 @@ def _summary(settings: StudySettings, cells: Sequence[Cell], planned: int) -> li
         for found in groups.values()
     ]
     forms = pool_comparisons(of_forms)
-    extent = Extent(len(groups), _steps(settings.size), len(cells), planned)
+    extent = Extent(_steps(settings.size), len(cells), planned)
     return [
         *map(Paragraph, sentences(losses, forms, extent)),
         *comparison_blocks("All data sets together", losses),

@@ -11,7 +11,6 @@ from geoloss_kernels.lesions.study.document import Block, Heading, Paragraph, Ta
 from geoloss_kernels.lesions.study.effects import (
     ALL_METRICS,
     METRICS,
-    SIGNIFICANT,
     SIZE_TITLES,
     Comparisons,
     Pair,
@@ -29,13 +28,11 @@ class Extent:
     """What the sentences rest on.
 
     Attributes:
-        data_sets: Number of data sets.
         steps: Optimiser steps of a training.
         done: Cells that are measured.
         planned: Cells of the study.
     """
 
-    data_sets: int
     steps: str
     done: int
     planned: int
@@ -101,14 +98,19 @@ def comparison_blocks(title: str, comparisons: Comparisons) -> list[Block]:
     blocks: list[Block] = [Heading(title), Table(_effect_rows(comparisons, pairs, list(METRICS)))]
     for size, words in SIZE_TITLES.items():
         metrics = [f"{rate}_{size}" for rate in ("ltpr", "lppv", "lf1")]
-        blocks += [Paragraph(f"Lesions of {words}:"), Table(_effect_rows(comparisons, pairs, metrics))]
+        blocks += [Paragraph(f"Lesions {words}:"), Table(_effect_rows(comparisons, pairs, metrics))]
     return blocks
 
 
 def power_blocks(of_sets: Mapping[str, Comparisons]) -> list[Block]:
     """What the data sets could not decide, and what would be needed to."""
     rows = [
-        [name, _title(pair), METRICS[metric].title, *_needs(comparisons.effects[pair][metric])]
+        [
+            name,
+            _title(pair),
+            METRICS[metric].title,
+            *_needs(comparisons.effects[pair][metric], comparisons.level),
+        ]
         for name, comparisons in of_sets.items()
         for pair in comparisons.effects
         for metric in DECIDING
@@ -121,10 +123,10 @@ def power_blocks(of_sets: Mapping[str, Comparisons]) -> list[Block]:
 
 
 POWER_NOTE = (
-    "Detectable is the difference that this many subjects and seeds find in 8 of 10 studies, before any "
-    "correction. The last columns say how many independent subjects, with as many seeds, or how many "
-    "seeds, on as many subjects, would show an effect as large as the one seen in 8 of 10 studies; – "
-    "where none up to 10 000 would, or where one seed says nothing about seeds."
+    "Detectable is the difference that this many subjects and seeds find in 8 of 10 studies, at a level "
+    "of 0.05 divided by the number of rows. The last columns say how many independent subjects, with as "
+    "many seeds, or how many seeds, on as many subjects, would show an effect as large as the one seen, "
+    "in 8 of 10 studies: – where none up to 10 000 would, or where one seed says nothing about others."
 )
 
 NOTES = (
@@ -176,18 +178,21 @@ def _small_lesions(losses: Comparisons, pairs: Sequence[Pair]) -> list[str]:
 
 def _how_sure(losses: Comparisons, pairs: Sequence[Pair], extent: Extent) -> str:
     effects = [losses.effects[pair] for pair in pairs]
-    seeds = min(found["dice"].seeds for found in effects)
-    subjects = min(found["dice"].subjects for found in effects)
+    sets, subjects, seeds = (
+        _range([getattr(found["dice"], name) for found in effects]) for name in ("sets", "subjects", "seeds")
+    )
     limits = listed(
-        [f"{max(found[m].detectable for found in effects):.3f} {METRICS[m].title}" for m in DECIDING]
+        [
+            f"{max(found[metric].detectable(losses.level) for found in effects):.3f} {METRICS[metric].title}"
+            for metric in DECIDING
+        ]
     )
     sure = (
-        f"This rests on {extent.data_sets} data set{'s' * (extent.data_sets > 1)}, {subjects} independent "
-        f"test subjects, {seeds} seed{'s' * (seeds > 1)} of each loss and trainings of {extent.steps}: "
-        f"differences up to {limits} may have escaped it"
+        f"This rests on {sets} data set(s), {subjects} independent test subjects, {seeds} seed(s) of each "
+        f"loss and trainings of {extent.steps}: differences up to {limits} may have escaped it"
     )
-    if seeds == 1:
-        sure += ", and with one seed the luck of a training may look like an effect of a loss"
+    if any(found["dice"].seeds == 1 for found in effects):
+        sure += ", and with one seed nothing is shown: the luck of a training may look like an effect"
     if extent.done < extent.planned:
         sure += (
             f"; it is preliminary, {extent.planned - extent.done} of {extent.planned} trainings are missing"
@@ -195,15 +200,19 @@ def _how_sure(losses: Comparisons, pairs: Sequence[Pair], extent: Extent) -> str
     return f"{sure}."
 
 
+def _range(values: Sequence[int]) -> str:
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
 def _effect_rows(comparisons: Comparisons, pairs: Sequence[Pair], metrics: Sequence[str]) -> list[list[str]]:
     has_dice = "dice" in metrics
-    header = ["Row", "seeds", "subjects", *(ALL_METRICS[metric].title for metric in metrics)]
+    header = ["Row", "sets", "seeds", "subjects", *(ALL_METRICS[metric].title for metric in metrics)]
     rows = [[*header, "p flips"] if has_dice else header]
     for pair in pairs:
         effects = comparisons.effects[pair]
         first = effects[metrics[0]]
-        row = [_title(pair), str(first.seeds), str(first.subjects)]
-        row += [_shown(effects[metric], comparisons.corrected[pair][metric]) for metric in metrics]
+        row = [_title(pair), str(first.sets), str(first.seeds), str(first.subjects)]
+        row += [_shown(comparisons, pair, metric) for metric in metrics]
         rows.append([*row, _number(effects["dice"].permutation_p, ".2g")] if has_dice else row)
     return rows
 
@@ -213,11 +222,12 @@ def _title(pair: Pair) -> str:
     return TITLES[method] if baseline == BASELINE else f"{TITLES[method]} against {TITLES[baseline]}"
 
 
-def _shown(effect: Effect, corrected: float) -> str:
+def _shown(comparisons: Comparisons, pair: Pair, metric: str) -> str:
+    effect = comparisons.effects[pair][metric]
     if not is_known(effect):
         return "–"
-    text = f"{_with_interval(effect)} p {corrected:.2g}"
-    return f"{text} *" if corrected < SIGNIFICANT else text
+    text = f"{_with_interval(effect)} p {comparisons.corrected[pair][metric]:.2g}"
+    return f"{text} *" if comparisons.verdict(pair, metric) else text
 
 
 def _with_interval(effect: Effect) -> str:
@@ -235,11 +245,11 @@ def _numbers(comparisons: Comparisons, pair: Pair, metrics: Sequence[str]) -> st
     )
 
 
-def _needs(effect: Effect) -> list[str]:
-    needed = [subjects_needed(effect), seeds_needed(effect)]
+def _needs(effect: Effect, level: float) -> list[str]:
+    needed = [subjects_needed(effect, level), seeds_needed(effect, level)]
     return [
         f"{effect.value:+.3f}",
-        f"{effect.detectable:.3f}",
+        f"{effect.detectable(level):.3f}",
         *("–" if number is None else str(number) for number in needed),
     ]
 
