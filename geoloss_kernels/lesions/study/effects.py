@@ -12,7 +12,7 @@ import numpy as np
 from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.study.cells import Cell
 from geoloss_kernels.lesions.study.comparison import NOTHING, Array, Effect, estimate, holm, pool
-from geoloss_kernels.lesions.study.measurements import SIZES, Details, Measurements
+from geoloss_kernels.lesions.study.measurements import SIZES, TABLE_THRESHOLD, Details, Measurements
 from geoloss_kernels.metrics import LesionMetrics
 from geoloss_kernels.metrics.lesions import lesion_f1
 
@@ -138,7 +138,10 @@ def differences(
     """
     names = list(first[0].subjects)
     values = [
-        [[metric.value(found.at()[name], found.details[name]) for name in names] for found in side]
+        [
+            [metric.value(found.subjects[name][TABLE_THRESHOLD], found.details[name]) for name in names]
+            for found in side
+        ]
         for side in (first, second)
     ]
     by_subject = np.array(values[0]) - np.array(values[1])

@@ -101,7 +101,9 @@ def make_report(folder: Path, settings: StudySettings, cells: Sequence[Cell]) ->
         blocks += comparison_blocks(f"How sure the differences are, on {name}", compared[name])
     if settings.real_patients is not None:
         for found in by_dataset.values():
-            rows = make_rows([cell for cell in found if cell.is_measured(PATIENTS)], PATIENTS)
+            if not (with_patients := [cell for cell in found if cell.is_measured(PATIENTS)]):
+                continue
+            rows = make_rows(with_patients, PATIENTS)
             blocks += [
                 Heading(f"Other patients, by the networks of {found[0].data.name}"),
                 Table(table_rows(rows, {})),
