@@ -55,7 +55,9 @@ NOTES = (
 def write_report(
     folders: StudyFolders, settings: StudySettings, cells: Sequence[Cell], beside: Sequence[Cell] = ()
 ) -> list[Path]:
-    """Writes report.html, report.md, results.csv, thresholds.csv and the figures into ``folders.results``.
+    """Writes report.html, report.md, results.csv and the figures into ``folders.results``.
+
+    thresholds.csv goes into ``folders.out``, as what it is made of.
 
     Args:
         folders: Of the study.
@@ -80,14 +82,14 @@ def write_report(
         *make_report(folders.results, settings, done),
     ]
     files = {
-        "report.html": to_html(blocks, TITLE),
-        "report.md": to_markdown(blocks, folders.results),
-        "results.csv": results_csv(done, only_table=True),
-        "thresholds.csv": results_csv(done, only_table=False),
+        folders.results / "report.html": to_html(blocks, TITLE),
+        folders.results / "report.md": to_markdown(blocks, folders.results),
+        folders.results / "results.csv": results_csv(done, only_table=True),
+        folders.out / "thresholds.csv": results_csv(done, only_table=False),
     }
-    for name, text in files.items():
-        write_text(folders.results / name, text)
-    return [folders.results / name for name in files]
+    for path, text in files.items():
+        write_text(path, text)
+    return list(files)
 
 
 def make_report(folder: Path, settings: StudySettings, cells: Sequence[Cell]) -> list[Block]:
