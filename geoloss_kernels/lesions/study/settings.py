@@ -91,8 +91,9 @@ class StudySettings:
         return folders | {f"data {name}": path for name, path in self.data.items()}
 
     def to_mapping(self) -> dict[str, Any]:
-        """Everything, the preset's own numbers included, as JSON holds it; of sources only the names."""
-        content = {**asdict(self), "size": asdict(self.size)}
+        """Everything, what the preset decides included, as JSON holds it; of sources only the names."""
+        size = {name: value for name, value in asdict(self.size).items() if name not in ("summary", "seeds")}
+        content = {**asdict(self), "size": size}
         for name in FOLDERS:
             content[name] = None if content[name] is None else Path(content[name]).name
         content["data"] = {name: Path(path).name for name, path in self.data.items()}
