@@ -247,6 +247,7 @@ def test_contrasts_of_rows():
     assert contrasts(rows) == [*dice, ("dice+ce+fog", "dice+ce")]
     assert ("dice+fog_3x_steps", "dice_3x_steps") in contrasts(TITLES)
     assert ("dice+fog_3x_steps", "dice") not in contrasts(TITLES)
+    assert not any("lst" in pair for pair in contrasts(TITLES))
 
 
 def test_sentences_recommend_what_is_shown_to_be_better():

@@ -77,7 +77,8 @@ def times_as_long(method: str) -> int:
 
 
 def contrasts(methods: Collection[str]) -> list[tuple[str, str]]:
-    """Which rows are compared with which: those of the usual length with Dice, some with their baselines."""
-    pairs = [(method, BASELINE) for method in TITLES if method != BASELINE and times_as_long(method) == 1]
+    """Which losses are compared with which: of the usual length with Dice, some with their baselines."""
+    losses = [method for method in TITLES if method not in (LST, BASELINE) and times_as_long(method) == 1]
+    pairs = [(method, BASELINE) for method in losses]
     pairs += [(name, row.baseline) for name, row in VARIANTS.items() if row.baseline != BASELINE]
     return [pair for pair in pairs if {*pair} <= {*methods}]
