@@ -391,7 +391,7 @@ def test_study_goes_on_from_its_results_alone(table, tmp_path, capsys):
         more = ("--rows", "dice", "dice+fog", "dice+ce", "--only-report")
         assert reproduce("--out", tmp_path / "second", *options[:2]) == 2
         assert main(["reproduce", "--out", str(results), *more, "--beside", str(results)]) == 0
-        assert "1 of 3 cells: si170 Dice + CE seed 0." in (results / "report.md").read_text()
+        assert "1 of 3 trainings: si170 Dice + CE (seed 0). With" in (results / "report.md").read_text()
         assert (results / "results.csv").read_bytes() == first
         capsys.readouterr()
         assert reproduce("--out", tmp_path / "second", *options, *more[:-1]) == 0

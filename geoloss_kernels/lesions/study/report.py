@@ -153,13 +153,16 @@ def _missing(settings: StudySettings, cells: Sequence[Cell]) -> list[Block]:
     missing = [cell for cell in cells if not cell.is_measured(TEST)]
     if not missing:
         return []
-    names = [f"{cell.data.name} {TITLES[cell.method]} seed {cell.seed}" for cell in missing]
+    seeds: dict[str, list[str]] = {}
+    for cell in missing:
+        seeds.setdefault(f"{cell.data.name} {TITLES[cell.method]}", []).append(str(cell.seed))
+    names = [f"{row} (seed {', '.join(of_row)})" for row, of_row in seeds.items()]
     options = "".join(f" --{name.replace('_', '-')} DIR" for name in settings.sources() if name in FOLDERS)
     options += "".join(f" --data {name}=DIR" for name in settings.data)
     return [
         Heading("What is missing"),
         Paragraph(
-            f"{len(missing)} of {len(cells)} cells: {', '.join(names)}. With this folder as RESULTS, the "
+            f"{len(missing)} of {len(cells)} trainings: {'; '.join(names)}. With this folder as RESULTS, the "
             f"study goes on by: geoloss reproduce --out DIR --results RESULTS{options}"
         ),
     ]
