@@ -15,7 +15,7 @@ CUDA_VERSION = cu$(shell nvcc --version | sed -n 's/.*release \([0-9]*\)\.\([0-9
 WHEEL_PYTHONS ?= python3.11
 WHEEL_TORCHES ?= 2.13.0 2.14.1
 # The trainer and what rests on it.
-TRAINING_TESTS := $(wildcard tests/test_training_*.py) $(addprefix tests/test_,$(addsuffix .py,cli damaged_input data_parallel datasets demo files imaging lga metrics phantom preprocessing rooms scan study subjects surface_distances))
+TRAINING_TESTS := $(wildcard tests/test_training_*.py) $(addprefix tests/test_,$(addsuffix .py,cli damaged_input data_parallel datasets demo files imaging lga metrics phantom preprocessing rooms scan study study_comparison subjects surface_distances))
 
 .PHONY: install demo test test-operators test-training test-triton lint format bench wheel wheel-cuda test-wheels docs clean
 

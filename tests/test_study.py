@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from study_helpers import TINY, reproduce
 from training_helpers import make_subject, make_subjects
 
 from geoloss_kernels.lesions.cli import main
+from geoloss_kernels.lesions.datasets import DatasetRecipe
 from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.files import exclusive
 from geoloss_kernels.lesions.imaging.reading import load_images, load_mask
@@ -32,13 +34,21 @@ from geoloss_kernels.lesions.preprocessing.preprocessing import correct_subject
 from geoloss_kernels.lesions.study import lga_row, paper
 from geoloss_kernels.lesions.study.cost import Cost, peak_memory
 from geoloss_kernels.lesions.study.document import Heading, Paragraph, Picture, Table, to_html, to_markdown
-from geoloss_kernels.lesions.study.measurements import THRESHOLDS, Measurements, mask_file, measure
+from geoloss_kernels.lesions.study.measurements import (
+    SIZES,
+    THRESHOLDS,
+    Details,
+    Measurements,
+    SizeCounts,
+    mask_file,
+    measure,
+)
 from geoloss_kernels.lesions.study.methods import METHODS, TITLES, VARIANTS
 from geoloss_kernels.lesions.study.paper import Rates
 from geoloss_kernels.lesions.study.patients import load_patients
 from geoloss_kernels.lesions.study.presets import PRESETS
 from geoloss_kernels.lesions.study.report import added_time, compare_with_baseline, findings, table_rows
-from geoloss_kernels.lesions.study.settings import open_study
+from geoloss_kernels.lesions.study.settings import StudyFolders, open_study
 from geoloss_kernels.lesions.study.statistics import Row, by_subject, mean_rates, paired_p
 from geoloss_kernels.lesions.subjects.table import format_table
 from geoloss_kernels.lesions.training.named_losses import LOSSES
@@ -86,7 +96,11 @@ def counts(predicted: int, reference: int, common: int, lesions: tuple[int, int,
 
 
 def measurements(**subjects: LesionMetrics) -> Measurements:
-    return Measurements({name: dict.fromkeys(THRESHOLDS, metrics) for name, metrics in subjects.items()})
+    sizes = {size: SizeCounts(4, 3, 2, 1) for size in SIZES}
+    return Measurements(
+        {name: dict.fromkeys(THRESHOLDS, metrics) for name, metrics in subjects.items()},
+        dict.fromkeys(subjects, Details(12.5, sizes)),
+    )
 
 
 def row(method: str, *rates: float, p: dict[str, float] = NO_P, cost: Cost | None = None) -> Row:
@@ -135,7 +149,7 @@ def test_presets_make_valid_configurations():
                 config = preset.config(dataset, method, 0)
                 assert config.loss in LOSSES
                 assert method in VARIANTS or config.loss == method
-                assert config.epochs == preset.epochs
+                assert config.epochs == preset.epochs * (3 if method.endswith("_3x_steps") else 1)
                 assert config.network in NETWORKS
     published = PRESETS["paper"].config("ge30", "dice+boundary", 1)
     assert (published.epochs, published.batch_size, published.learning_rate) == (100, 4, 1e-3)
@@ -187,9 +201,9 @@ def test_added_time_is_that_of_the_loss_relative_to_a_step_with_dice():
     rates = (0.7, 0.5, 0.8, 0.6)
     rows = {
         "lst": row("lst", *rates),
-        "dice": row("dice", *rates, cost=Cost(0.002, 0.1, None)),
-        "dice+fog": row("dice+fog", *rates, cost=Cost(0.003, 0.2, None)),
-        "dice+hausdorff": row("dice+hausdorff", *rates, cost=Cost(0.052, 0.1, None)),
+        "dice": row("dice", *rates, cost=Cost(0.002, 0.1, None, 9)),
+        "dice+fog": row("dice+fog", *rates, cost=Cost(0.003, 0.2, None, 9)),
+        "dice+hausdorff": row("dice+hausdorff", *rates, cost=Cost(0.052, 0.1, None, 9)),
     }
     (sentence,) = added_time(rows)
     assert sentence == "Time that the loss adds to a step with Dice: Dice + FOG +1.0%, Dice + HD +50.0%."
@@ -206,7 +220,7 @@ def test_loss_memory_is_measured_on_this_machine():
 
 def test_table_shows_our_numbers_beside_the_papers():
     fog = Row("dice+fog", 2, 10, Rates(0.7, 0.6, 0.8, 0.69), Rates(0.01, 0.02, 0.03, 0.04), NO_P, None)
-    dice = row("dice", 0.5, math.nan, 0.0, 0.0, cost=Cost(0.0021, 0.05, 3_000_000))
+    dice = row("dice", 0.5, math.nan, 0.0, 0.0, cost=Cost(0.0021, 0.05, 3_000_000, 9))
     header, *rows = table_rows({"dice+fog": fog, "dice": dice}, paper.TABLES[0].rows)
     assert header[:5] == ["Method", "DSC", "paper", "LPPV", "paper"]
     assert rows[0][:5] == ["Dice + FOG", "0.700 ± 0.010", "0.712", "0.600 ± 0.020", "0.627"]
@@ -218,8 +232,12 @@ def test_table_shows_our_numbers_beside_the_papers():
 
 def test_measurements_survive_being_written(tmp_path):
     written = replace(measurements(a=counts(10, 10, 5, (4, 4, 2))), notes={"kappa": 0.3})
-    written.write(tmp_path / "test.json")
-    assert Measurements.read(tmp_path / "test.json") == written
+    written.write(tmp_path / "test.csv")
+    written.write_thresholds(tmp_path / "thresholds.csv")
+    assert Measurements.read(tmp_path / "test.csv", tmp_path / "thresholds.csv") == written
+    of_table = Measurements.read(tmp_path / "test.csv", tmp_path / "elsewhere.csv")
+    assert of_table.thresholds == (0.5,)
+    assert of_table.at() == written.at()
 
 
 def test_measuring_thresholds_probabilities(tmp_path):
@@ -325,7 +343,7 @@ def test_finished_study_is_only_reported_again(study, capsys):
 
 def test_variants_of_fog_have_a_table_of_their_own(small_study):
     markdown = (small_study / "report.md").read_text()
-    assert "| Dice + 10 FOG" not in markdown[: markdown.index("## What the effect of FOG hangs on, on si170")]
+    assert "| Dice + 10 FOG" not in markdown[: markdown.index("## Further rows, on si170")]
     assert re.search(r"^\| Dice \+ 10 FOG +\|", markdown, re.MULTILINE)
     assert "Dice + 10 FOG beats" in markdown or "Dice + 10 FOG does not beat" in markdown
     config = (small_study / "si170" / "dice+fog_weight_10-0" / "run" / "config.toml").read_text()
@@ -355,6 +373,48 @@ def test_killed_study_goes_on_to_the_same_results(small_study, table, tmp_path):
     assert main(["reproduce", "--out", str(out)]) == 0
     for name in ("results.csv", "thresholds.csv"):
         assert (out / name).read_bytes() == (small_study / name).read_bytes(), delays
+
+
+def test_study_goes_on_from_its_results_alone(table, tmp_path, capsys):
+    results = tmp_path / "results"
+    options = ("--results", results, "--data", f"si170={table}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", replace(TINY, epochs=1, steps_per_epoch=1))
+        assert reproduce("--out", tmp_path / "first", *options, "--rows", "dice", "dice+fog") == 0
+        kept = {path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file()}
+        assert {"study.json", "report.md", "si170/data.json", "si170/dice-0/test.csv"} <= kept
+        assert not any(str(tmp_path) in (results / name).read_text() for name in kept if name[-3:] != "png")
+        first = (results / "results.csv").read_bytes()
+        shutil.rmtree(tmp_path / "first")
+        assert main(["reproduce", "--out", str(tmp_path / "second"), "--results", str(results)]) == 2
+        assert "expected where 'heads.csv' of this study is on this machine" in capsys.readouterr().err
+        more = ("--rows", "dice", "dice+fog", "dice+ce", "--only-report")
+        assert reproduce("--out", tmp_path / "second", *options[:2]) == 2
+        assert main(["reproduce", "--out", str(results), *more, "--beside", str(results)]) == 0
+        assert "1 of 3 trainings: si170 Dice + CE (seed 0). With" in (results / "report.md").read_text()
+        assert (results / "results.csv").read_bytes() == first
+        capsys.readouterr()
+        assert reproduce("--out", tmp_path / "second", *options, *more[:-1]) == 0
+        assert capsys.readouterr().out.count("done already") == 2
+        others = make_subjects(tmp_path / "others")[:-1]
+        (tmp_path / "others.csv").write_text(format_table(others))
+        changed = ("--results", results, "--data", f"si170={tmp_path / 'others.csv'}")
+        assert reproduce("--out", tmp_path / "third", *changed) == 2
+        assert "the inventory of data si170 is " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("run")] == ["run"]
+    lines = (results / "results.csv").read_text().splitlines()
+    assert lines[: len(first.splitlines())] == first.decode().splitlines()
+    assert "What is missing" not in (results / "report.md").read_text()
+
+
+def test_more_test_subjects_leave_the_training_as_it_is():
+    assert DatasetRecipe("ge30", 24, test_subjects=24).split_sizes() == {
+        "train": 12,
+        "validation": 4,
+        "test": 24,
+    }
+    with pytest.raises(InputError, match="test_subjects: expected at least 1, got 0"):
+        DatasetRecipe("ge30", 24, test_subjects=0)
 
 
 def test_more_seeds_are_not_kept_while_the_study_is_in_use(small_study, capsys):
@@ -400,13 +460,16 @@ def test_study_of_another_preset_of_the_same_name_is_refused(small_study):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", replace(TINY, epochs=7))
         with pytest.raises(InputError, match="epochs is 6 there, not 7"):
-            open_study(small_study, {})
+            open_study(StudyFolders(small_study, small_study), {})
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--preset", "huge"], "--preset: expected one of smoke, cpu, gpu, paper"),
+        (["--test-subjects", "0"], "--test-subjects: expected at least 1, got 0"),
+        (["--data", "x", "--test-subjects", "9"], "--data, --test-subjects: expected subjects"),
+        (["--only-report"], "--out: expected a study's folder"),
         (["--seeds", "0"], "--seeds: expected at least 1, got 0"),
         (["--rows", "dice", "fog"], "--rows: expected names of lst, dice"),
         (["--rows", "dice", "dice"], "--rows: expected different names"),

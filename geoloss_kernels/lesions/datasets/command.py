@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="0.7 x 0.7 x 3 mm, 30 subjects | 1 mm, 170 subjects",
     )
     parser.add_argument("--subjects", type=int, metavar="N", help="default: as many as the paper has")
+    parser.add_argument(
+        "--test-subjects", type=int, metavar="N", help="default: the paper's share of --subjects"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes; the result does not depend on it")
     parser.add_argument(
@@ -47,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
         options.voxel_scale,
         options.anatomies,
         options.lesion_masks,
+        options.test_subjects,
     )
     subjects = make_dataset(options.out, recipe, workers=options.workers)
     print(f"finished: {options.out}, {len(subjects)} subjects")

@@ -20,7 +20,7 @@ from geoloss_kernels import __version__
 from geoloss_kernels.lesions.datasets.anatomy import make_anatomy
 from geoloss_kernels.lesions.datasets.label_maps import deform_label_map, read_label_map
 from geoloss_kernels.lesions.datasets.mni_registration import ToMni, register_to_mni
-from geoloss_kernels.lesions.datasets.recipe import DatasetRecipe
+from geoloss_kernels.lesions.datasets.recipe import DatasetRecipe, shares
 from geoloss_kernels.lesions.datasets.scans import MODALITIES, Scan, make_scan, write_image, write_mask
 from geoloss_kernels.lesions.datasets.simulated_lesions import make_lesions
 from geoloss_kernels.lesions.datasets.transplants import transplant_lesions
@@ -233,7 +233,7 @@ def _share_out(folder: Path, name: str, recipe: DatasetRecipe) -> dict[str, list
             f"for each split, found {len(files)}"
         )
     shuffled = np.random.default_rng([recipe.seed, len(files)]).permutation(len(files))
-    sizes = DatasetRecipe(recipe.like, subjects=len(files)).split_sizes()
+    sizes = shares(len(files), list(recipe.split_sizes().values()))
     ends = np.cumsum(list(sizes.values()))
     parts = np.split(shuffled, ends[:-1])
     return {split: [files[number] for number in part] for split, part in zip(sizes, parts, strict=True)}

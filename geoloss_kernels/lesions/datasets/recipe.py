@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class DatasetRecipe:
         voxel_scale: Multiplies the edges of the voxels, 1 to 4.
         anatomies: Folder of whole-brain label maps with FreeSurfer's numbers, with cubic voxels.
         lesion_masks: Folder of lesion masks in the MNI space, with cubic voxels.
+        test_subjects: As many test subjects instead; training and validation stay as they are.
         difficulty: How hard lesions are to find and to outline.
 
     Raises:
@@ -56,6 +58,7 @@ class DatasetRecipe:
     voxel_scale: float = 1.0
     anatomies: Path | None = None
     lesion_masks: Path | None = None
+    test_subjects: int | None = None
     difficulty: Difficulty = field(default_factory=Difficulty)
 
     def __post_init__(self) -> None:
@@ -65,6 +68,8 @@ class DatasetRecipe:
             raise InputError(
                 f"subjects: expected at least {FEWEST_SUBJECTS}, one for each split, got {self.subjects}"
             )
+        if self.test_subjects is not None and self.test_subjects < 1:
+            raise InputError(f"test_subjects: expected at least 1, got {self.test_subjects}")
         if self.seed < 0:
             raise InputError(f"seed: expected an integer of at least 0, got {self.seed}")
         if not 1 <= self.voxel_scale <= LARGEST_SCALE:
@@ -86,6 +91,13 @@ class DatasetRecipe:
     def split_sizes(self) -> dict[str, int]:
         """Subjects of each split; at least one in every split."""
         paper = KINDS[self.like].splits
-        total = sum(paper) if self.subjects is None else self.subjects
-        _, validation, test = (max(1, math.floor(total * size / sum(paper) + 0.5)) for size in paper)
-        return dict(zip(SPLITS, (total - validation - test, validation, test), strict=True))
+        sizes = shares(sum(paper) if self.subjects is None else self.subjects, paper)
+        if self.test_subjects is not None:
+            sizes["test"] = self.test_subjects
+        return sizes
+
+
+def shares(total: int, proportions: Sequence[int]) -> dict[str, int]:
+    """``total`` things shared among the splits in proportion, at least one for each."""
+    _, validation, test = (max(1, math.floor(total * part / sum(proportions) + 0.5)) for part in proportions)
+    return dict(zip(SPLITS, (total - validation - test, validation, test), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from geoloss_kernels.lesions.study.measurements import Measurements, Segment, me
 from geoloss_kernels.lesions.study.methods import LST, METHODS, VARIANTS
 from geoloss_kernels.lesions.study.paper import methods_of
 from geoloss_kernels.lesions.study.presets import Preset
+from geoloss_kernels.lesions.study.settings import StudyFolders
 from geoloss_kernels.lesions.subjects.subject import Subject
 from geoloss_kernels.lesions.training.devices import resolve_device
 from geoloss_kernels.lesions.training.loop import resume, train
@@ -31,14 +33,16 @@ TestSets = Mapping[str, Sequence[Subject]]
 class Cell:
     """One method on one data set with one seed, and where its files are.
 
-    ``run`` is the training's folder. ``training.json`` is there once it is finished, ``<test set>.json`` once
-    the subjects of that set are measured; ``masks`` holds their segmentations.
+    In ``folder`` there are the training, ``run``, and the segmentations, ``masks``. In ``results`` there is
+    ``training.json`` once the training is finished, and ``<test set>.csv`` once the subjects of that set are
+    measured: such a set is done, whatever else is there.
     """
 
     data: StudyData
     method: str
     seed: int
     folder: Path
+    results: Path
 
     @property
     def run(self) -> Path:
@@ -46,43 +50,50 @@ class Cell:
 
     @property
     def cost_file(self) -> Path:
-        return self.folder / "training.json"
+        return self.results / "training.json"
 
     @property
     def masks(self) -> Path:
         return self.folder / "masks"
 
     def measurements_file(self, test_set: str) -> Path:
-        return self.folder / f"{test_set}.json"
+        return self.results / f"{test_set}.csv"
+
+    def thresholds_file(self, test_set: str) -> Path:
+        return self.folder / f"{test_set}-thresholds.csv"
+
+    def is_measured(self, test_set: str) -> bool:
+        return self.measurements_file(test_set).is_file()
 
     def measurements(self, test_set: str) -> Measurements:
         """What was measured."""
-        return Measurements.read(self.measurements_file(test_set))
+        return Measurements.read(self.measurements_file(test_set), self.thresholds_file(test_set))
 
     def cost(self) -> Cost | None:
         """Of the training, if there was one."""
         return Cost.read(self.cost_file) if self.cost_file.is_file() else None
 
 
-def make_cells(data: Sequence[StudyData], rows: Sequence[str], seeds: int, folder: Path) -> list[Cell]:
-    """The cells in the order in which they run: of a data set of the paper, the rows of its tables.
+def make_cells(
+    data: Sequence[StudyData], rows: Sequence[str], seeds: int, folders: StudyFolders
+) -> list[Cell]:
+    """The cells in the order in which they run: of each seed, the rows of each data set.
 
     LST has no seed and comes once.
     """
     return [
-        Cell(dataset, method, seed, folder / dataset.name / f"{method}-{seed}")
-        for dataset in data
+        Cell(dataset, method, seed, folders.out / name, folders.results / name)
         for seed in range(seeds)
+        for dataset in data
         for method in rows
         if method in {*(methods_of(dataset.name) or METHODS), *VARIANTS} and (method != LST or seed == 0)
+        for name in [f"{dataset.name}/{method}-{seed}"]
     ]
 
 
 def run_cell(cell: Cell, size: Preset, test_sets: TestSets, log: Log = print) -> None:
     """Does what is left to do of a cell."""
-    missing = {
-        name: subjects for name, subjects in test_sets.items() if not cell.measurements_file(name).is_file()
-    }
+    missing = {name: subjects for name, subjects in test_sets.items() if not cell.is_measured(name)}
     if not missing:
         log("done already")
         return
@@ -90,6 +101,7 @@ def run_cell(cell: Cell, size: Preset, test_sets: TestSets, log: Log = print) ->
     for name, subjects in missing.items():
         smallest = MIN_LESION_VOLUME if cell.method == LST else 0.0
         measured = measure(segment, subjects, cell.masks, min_lesion_volume=smallest, notes=notes)
+        measured.write_thresholds(cell.thresholds_file(name))
         measured.write(cell.measurements_file(name))
         mean = measured.summary()
         log(f"{name}: DSC {mean.dice:.3f}, LPPV {mean.lppv:.3f}, LTPR {mean.ltpr:.3f}, L-F1 {mean.lf1:.3f}")
@@ -102,7 +114,7 @@ def _lga(cell: Cell, log: Log) -> tuple[Segment, dict[str, float]]:
 
 
 def _network(cell: Cell, size: Preset, log: Log) -> Segment:
-    if not cell.cost_file.is_file():
+    if not (cell.cost_file.is_file() and RunFolder(cell.run).last_checkpoint.is_file()):
         _train(cell, size, log)
     model = load_model(cell.run)
 
@@ -121,4 +133,5 @@ def _train(cell: Cell, size: Preset, log: Log) -> None:
     else:
         result = train(config, cell.data.subjects, cell.run, log=log)
     memory = peak_memory(config, resolve_device(config.device))
-    Cost(result.loss_seconds, result.step_seconds, memory).write(cell.cost_file)
+    seconds = math.fsum(record.epoch_seconds for record in result.history)
+    Cost(result.loss_seconds, result.step_seconds, memory, seconds).write(cell.cost_file)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from geoloss_kernels.lesions.errors import InputError
 from geoloss_kernels.lesions.files import exclusive
-from geoloss_kernels.lesions.study.cells import make_cells, run_cell
-from geoloss_kernels.lesions.study.data import StudyData, prepare_data
+from geoloss_kernels.lesions.study.cells import Cell, make_cells, run_cell
+from geoloss_kernels.lesions.study.data import DATA_FILE, StudyData, prepare_data
 from geoloss_kernels.lesions.study.methods import METHODS, TITLES
 from geoloss_kernels.lesions.study.patients import load_patients
 from geoloss_kernels.lesions.study.presets import PRESETS
 from geoloss_kernels.lesions.study.report import PATIENTS, write_report
-from geoloss_kernels.lesions.study.settings import DEFAULT_PRESET, StudySettings, open_study, save_settings
+from geoloss_kernels.lesions.study.settings import (
+    DEFAULT_PRESET,
+    FOLDERS,
+    StudyFolders,
+    StudySettings,
+    open_study,
+    save_settings,
+)
 from geoloss_kernels.lesions.subjects.subject import Subject
 
 
@@ -26,9 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Trains every row of the paper's Tables 1 to 3, tests it, and writes report.html, report.md and "
         "results.csv. Repeated with the folder of a study that was interrupted, it goes on where that was; "
-        "with more --seeds, it adds those."
+        "with more --seeds or --rows, it adds those."
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, or a study's")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="folder for settings, measurements and report, a few hundred kB from which a study goes on "
+        "anywhere; --out then holds only data sets, trainings and segmentations (default: --out)",
+    )
     parser.add_argument("--preset", metavar="NAME", help=f"{sizes} (default: {DEFAULT_PRESET})")
     parser.add_argument(
         "--data",
@@ -51,6 +66,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=int, metavar="N", help="trainings of each row (default: the preset's)"
     )
     parser.add_argument(
+        "--test-subjects", type=int, metavar="N", help="of each made data set (default: the preset's)"
+    )
+    parser.add_argument(
+        "--only-report",
+        action="store_true",
+        help="train nothing, report the results that are there",
+    )
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RESULTS",
+        help="results of other studies, which the summary counts in",
+    )
+    parser.add_argument(
         "--rows",
         nargs="+",
         metavar="ROW",
@@ -70,27 +101,49 @@ def run(args: argparse.Namespace) -> None:
         InputError: an option or a subject is at fault, or `args.out` holds something else or is in use.
     """
     started = time.perf_counter()
-    out = args.out
-    settings = open_study(out, given_options(args))
-    with exclusive(out):
-        save_settings(out, settings)
-        report = _run(settings, out, started)
+    folders = StudyFolders(args.out, args.results or args.out)
+    settings = open_study(folders, given_options(args), only_report=args.only_report)
+    beside = [cell for folder in args.beside for cell in _cells_beside(folder)]
+    with ExitStack() as stack:
+        for folder in {folders.out.resolve(), folders.results.resolve()}:
+            stack.enter_context(exclusive(folder))
+        if args.only_report:
+            cells = _kept_cells(folders, settings)
+        else:
+            save_settings(folders, settings)
+            cells = _run(settings, folders, started)
+        report = write_report(folders, settings, cells, beside)
     log("\n".join(["", *map(str, report)]))
     log(f"Done in {(time.perf_counter() - started) / 60:.1f} min")
 
 
-def _run(settings: StudySettings, out: Path, started: float) -> list[Path]:
-    """Does what is left of the study; the files of the report."""
+def _run(settings: StudySettings, folders: StudyFolders, started: float) -> list[Cell]:
+    """Does what is left of the study."""
     log(f"preset {settings.preset}: {settings.size.summary}")
-    data = prepare_data(settings, out / "data", log)
-    test_sets = {dataset.name: _test_sets(dataset, settings, out) for dataset in data}
-    cells = make_cells(data, settings.rows, settings.seeds, out)
+    data = prepare_data(settings, folders.out / "data", log)
+    for dataset in data:
+        dataset.write(folders.results / dataset.name / DATA_FILE)
+    test_sets = {dataset.name: _test_sets(dataset, settings, folders.out) for dataset in data}
+    cells = make_cells(data, settings.rows, settings.seeds, folders)
     for number, cell in enumerate(cells, 1):
         minutes = (time.perf_counter() - started) / 60
         title = f"{cell.data.name}, {TITLES[cell.method]}, seed {cell.seed}"
         log(f"\n[{number}/{len(cells)}, {minutes:.1f} min] {title}")
         run_cell(cell, settings.size, test_sets[cell.data.name], log)
-    return write_report(out, settings, cells)
+    return cells
+
+
+def _cells_beside(results: Path) -> list[Cell]:
+    """The cells of another study, of which there are results."""
+    folders = StudyFolders(results, results)
+    return _kept_cells(folders, open_study(folders, {}, only_report=True))
+
+
+def _kept_cells(folders: StudyFolders, settings: StudySettings) -> list[Cell]:
+    """The cells of a study, done or not, without its subjects."""
+    names = settings.data or [plan.like for plan in settings.size.data]
+    data = [StudyData.read(name, folders.results / name / DATA_FILE) for name in names]
+    return make_cells(data, settings.rows, settings.seeds, folders)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -98,13 +151,10 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
     options = {
         "preset": args.preset,
         "seeds": args.seeds,
+        "test_subjects": args.test_subjects,
         "rows": None if args.rows is None else tuple(args.rows),
         "data": None if args.data is None else dict(map(_named_source, args.data)),
-        **{
-            name: str(getattr(args, name).resolve())
-            for name in ("anatomies", "lesion_masks", "real_patients")
-            if getattr(args, name) is not None
-        },
+        **{name: str(getattr(args, name).resolve()) for name in FOLDERS if getattr(args, name) is not None},
     }
     if args.data is not None and len(options["data"]) < len(args.data):
         raise InputError(f"--data: expected different names, got {' '.join(args.data)}")

@@ -16,18 +16,20 @@ from geoloss_kernels.lesions.training.named_losses import build_loss
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians over the steps of a training, and the memory of the loss.
+    """Medians over the steps of a training, the memory of the loss, and how long it all took.
 
     Attributes:
         loss_seconds: Forward and backward of the loss.
         step_seconds: The whole step.
         loss_bytes: Peak of forward and backward beyond logits, mask and gradient; None on a CPU whose
             system does not count.
+        training_seconds: Wall time of the whole training, validation included.
     """
 
     loss_seconds: float
     step_seconds: float
     loss_bytes: int | None
+    training_seconds: float
 
     def write(self, path: Path) -> None:
         """Writes JSON, whole or not at all: the file is the sign that the training is done."""

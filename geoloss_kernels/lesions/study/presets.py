@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from geoloss_kernels.lesions.study.methods import training_options
+from geoloss_kernels.lesions.study.methods import times_as_long, training_options
 from geoloss_kernels.lesions.training.config import TrainingConfig, Triple
 
 ISOTROPIC = ((2, 2, 2), (2, 2, 2), (2, 2, 2))
@@ -75,15 +75,16 @@ class Preset:
         The boundary loss takes over from Dice by the last epoch, as it does in the paper's 100.
         """
         plan = self.plan(dataset)
+        epochs = times_as_long(method) * self.epochs
         return TrainingConfig(
             **training_options(method),
-            loss_schedule_step=1 / self.epochs,
+            loss_schedule_step=1 / epochs,
             seed=seed,
             patch_size=plan.patch_size,
             strides=plan.strides,
             network=self.network,
             channels=self.channels,
-            epochs=self.epochs,
+            epochs=epochs,
             steps_per_epoch=self.steps_per_epoch,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,

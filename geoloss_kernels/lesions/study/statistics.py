@@ -17,8 +17,6 @@ from geoloss_kernels.lesions.study.paper import Rates
 from geoloss_kernels.metrics import LesionMetrics
 from geoloss_kernels.metrics.lesions import lesion_f1, nan_mean
 
-SIGNIFICANT = 0.05
-
 
 @dataclass(frozen=True)
 class Row:
@@ -120,4 +118,5 @@ def _mean_cost(costs: Sequence[Cost]) -> Cost | None:
         nan_mean([cost.loss_seconds for cost in costs]),
         nan_mean([cost.step_seconds for cost in costs]),
         max(memory, default=None),
+        nan_mean([cost.training_seconds for cost in costs]),
     )

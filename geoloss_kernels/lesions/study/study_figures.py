@@ -16,6 +16,7 @@ from geoloss_kernels.lesions.reporting.subject_figures import (
 )
 from geoloss_kernels.lesions.study.cells import Cell
 from geoloss_kernels.lesions.study.document import Picture
+from geoloss_kernels.lesions.study.effects import TEST
 from geoloss_kernels.lesions.study.measurements import THRESHOLDS, Measurements, mask_file
 from geoloss_kernels.lesions.study.methods import TITLES
 from geoloss_kernels.lesions.study.paper import Rates
@@ -30,15 +31,21 @@ PANELS = {"dice": "DSC", "lppv": "LPPV", "ltpr": "LTPR", "lf1": "L-F1"}
 
 
 def draw_figures(cells: Sequence[Cell], folder: Path) -> list[Picture]:
-    """Draws what the cells of one data set allow: Figs. 1 and 2 need a lesion, Figs. 2 and 3 their rows."""
-    subject = largest_load(cells[0].data.of_split("test"))
-    has_lesion = load_reference(subject.mask)[0].any()
-    pictures = _subject_pictures(cells, subject, folder) if has_lesion else []
+    """Draws what the cells of one data set allow: Figs. 1 and 2 need a lesion, Figs. 2 and 3 their rows.
+
+    Where only results are there, without subjects, segmentations or thresholds, so much less is drawn.
+    """
+    subjects = cells[0].data.of_split("test")
+    pictures = _subject_pictures(cells, largest_load(subjects), folder) if subjects else []
     measured = {
-        TITLES[method]: [cell.measurements("test") for cell in cells if cell.method == method]
+        TITLES[method]: [cell.measurements(TEST) for cell in cells if cell.method == method]
         for method in COMPARED
     }
-    curves = {title: threshold_curve(found) for title, found in measured.items() if found}
+    curves = {
+        title: threshold_curve(found)
+        for title, found in measured.items()
+        if found and all(each.thresholds == THRESHOLDS for each in found)
+    }
     if curves:
         path = draw_thresholds(folder / "figure-3.png", curves)
         pictures.append(Picture(path, f"Fig. 3: {' and '.join(curves)} at nine probability thresholds"))
@@ -47,10 +54,12 @@ def draw_figures(cells: Sequence[Cell], folder: Path) -> list[Picture]:
 
 def _subject_pictures(cells: Sequence[Cell], subject: Subject, folder: Path) -> list[Picture]:
     """Figs. 1 and 2; the segmentations are those of the first seed."""
+    if not load_reference(subject.mask)[0].any():
+        return []
     masks = {
         TITLES[cell.method]: mask_file(cell.masks, subject)
         for cell in cells
-        if cell.method in SEGMENTED and cell.seed == 0
+        if cell.method in SEGMENTED and cell.seed == 0 and mask_file(cell.masks, subject).is_file()
     }
     transforms = draw_subject_transforms(folder / "figure-1.png", subject)
     segmented = draw_subject(folder / "figure-2.png", subject, masks, f"{subject.name}, a test subject")
