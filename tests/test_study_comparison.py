@@ -282,7 +282,10 @@ def test_sentences_say_when_nothing_is_decided():
 def test_one_seed_shows_nothing():
     table = {("dice+fog", "dice"): dict.fromkeys(ALL_METRICS, effect(0.03, 0.005, seeds=1))}
     said = sentences(Comparisons.of(table), Comparisons.of({}), EXTENT)
-    assert said[0].startswith("Train with Dice, or with what you prefer")
+    assert said[0].startswith("Nothing is shown yet, with one seed of each loss: of 1 losses")
+    assert said[1].startswith(
+        "Dice + FOG is not judged, on one seed, against Dice in DSC and L-F1 (DSC +0.030"
+    )
     assert "1 seed(s) of each loss" in said[-1]
     assert "with one seed nothing is shown" in said[-1]
 

@@ -78,6 +78,11 @@ def recommendation(losses: Comparisons, pairs: Sequence[Pair]) -> str:
             f"Train with {TITLES[best[0]]}: of {len(pairs)} losses compared with Dice it gains most and is "
             f"shown to be better{others} ({numbers})."
         )
+    if all(losses.effects[pair]["dice"].seeds < 2 for pair in pairs):
+        return (
+            f"Nothing is shown yet, with one seed of each loss: of {len(pairs)} losses compared with Dice, "
+            f"{TITLES[best[0]]} gained most in these trainings ({numbers})."
+        )
     return (
         f"Train with Dice, or with what you prefer: none of the {len(pairs)} losses compared with it is "
         f"shown to be better in DSC or L-F1 without being worse in the other; {TITLES[best[0]]} comes "
@@ -123,10 +128,11 @@ def power_blocks(of_sets: Mapping[str, Comparisons]) -> list[Block]:
 
 
 POWER_NOTE = (
-    "Detectable is the difference that this many subjects and seeds find in 8 of 10 studies, at a level "
-    "of 0.05 divided by the number of rows. The last columns say how many independent subjects, with as "
-    "many seeds, or how many seeds, on as many subjects, would show an effect as large as the one seen, "
-    "in 8 of 10 studies: – where none up to 10 000 would, or where one seed says nothing about others."
+    "Detectable is the difference that this many subjects and seeds find in 8 of 10 studies, at a level of "
+    "0.05 divided by the number of rows. The last columns say how many independent subjects, with as many "
+    "seeds, or how many seeds, on as many subjects, would show an effect as large as the one seen, in 8 of 10 "
+    "studies: – where none up to 10 000 would. One seed decides nothing, however many subjects there are, and "
+    "says nothing about others."
 )
 
 NOTES = (
@@ -162,7 +168,8 @@ def _judged(comparisons: Comparisons, pair: Pair, metrics: Sequence[str]) -> str
     words = {1: "shown to be better than", -1: "shown to be worse than", 0: "not told apart from"}
     by_word: dict[str, list[str]] = {}
     for metric in metrics:
-        word = words[comparisons.verdict(pair, metric)]
+        has_seeds = comparisons.effects[pair][metric].seeds > 1
+        word = words[comparisons.verdict(pair, metric)] if has_seeds else "not judged, on one seed, against"
         by_word.setdefault(word, []).append(ALL_METRICS[metric].title)
     said = [f"{word} {TITLES[pair[1]]} in {listed(titles)}" for word, titles in by_word.items()]
     return f"{listed(said)} ({_numbers(comparisons, pair, metrics)})"
@@ -246,7 +253,8 @@ def _numbers(comparisons: Comparisons, pair: Pair, metrics: Sequence[str]) -> st
 
 
 def _needs(effect: Effect, level: float) -> list[str]:
-    needed = [subjects_needed(effect, level), seeds_needed(effect, level)]
+    decides = effect.seeds > 1
+    needed = [subjects_needed(effect, level), seeds_needed(effect, level)] if decides else [None, None]
     return [
         f"{effect.value:+.3f}",
         f"{effect.detectable(level):.3f}",
