@@ -128,11 +128,11 @@ def power_blocks(of_sets: Mapping[str, Comparisons]) -> list[Block]:
 
 
 POWER_NOTE = (
-    "Detectable is the difference that this many subjects and seeds find in 8 of 10 studies, at a level of "
-    "0.05 divided by the number of rows. The last columns say how many independent subjects, with as many "
-    "seeds, or how many seeds, on as many subjects, would show an effect as large as the one seen, in 8 of 10 "
-    "studies: – where none up to 10 000 would. One seed decides nothing, however many subjects there are, and "
-    "says nothing about others."
+    "Detectable is the difference that this many subjects and seeds find in 8 of 10 studies, at a level "
+    "of 0.05 divided by the number of rows. The last columns say how many independent subjects, with as "
+    "many seeds, or how many seeds, on as many subjects, would show an effect as large as the one seen, "
+    "in 8 of 10 studies: – where none up to 10 000 would. One seed decides nothing, however many subjects "
+    "there are, and says nothing about others."
 )
 
 NOTES = (
