@@ -52,3 +52,22 @@ def test_several_tiles_match_autograd(operator: phi.Stencil, masked: bool) -> No
         include_background=True,
     )
     compare(case)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize(
+    "operator", [phi.central(), phi.stencil(torch.arange(27.0).reshape(1, 3, 3, 3) - 13)]
+)
+def test_slopes_of_neighbours_that_do_not_count_are_left_out(operator: phi.Stencil) -> None:
+    """Linear in φ, so that its slope does not vanish where φ does."""
+    case = replace(
+        random_case(3),
+        shape=(1, 1, 4, 5, 6),
+        stencil=operator,
+        psi=lambda s, g, phi: (phi(s) * (1 + g)).sum(0),
+        activation="sigmoid",
+        masked=True,
+        spacing=(1.0, 0.7, 2.5),
+        include_background=True,
+    )
+    compare(case)
