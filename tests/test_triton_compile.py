@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.timeout(900)
+
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx90a", "gfx942")
 REGISTERS = {"voxel-wise": 64, "voxel-wise softmax": 96, "stencil": 128, "stencil softmax": 255, "open": 255}
 """The most that a thread of the kernels over voxels may take."""
