@@ -551,10 +551,16 @@ print(status("VmHWM") - before)
 
 @pytest.mark.skipif(INTERPRETED, reason="measures the CPU's kernels")
 def test_memory_of_105_classes():
-    """The gradient of the features, and a few megabytes."""
-    taken = [
-        int(subprocess.run([sys.executable, "-c", MEASURE, which], capture_output=True, check=True).stdout)
-        for which in ("fused", "unfused")
-    ]
-    assert taken[0] <= 0.3 * taken[1]
-    assert taken[0] <= 32 * 64**3 * 4 + 12 * 2**20
+    """The gradient of the features, and a few megabytes.
+
+    The least of three processes: pages of code that the kernel took back count as growth when they return.
+    """
+    fused, unfused = (min(map(memory_taken, [which] * 3)) for which in ("fused", "unfused"))
+    assert fused <= 0.3 * unfused
+    assert fused <= 32 * 64**3 * 4 + 12 * 2**20
+
+
+def memory_taken(which: str) -> int:
+    """By a step with HeadLoss, or with head and loss apart, in bytes."""
+    command = [sys.executable, "-c", MEASURE, which]
+    return int(subprocess.run(command, capture_output=True, check=True).stdout)
