@@ -52,6 +52,7 @@ from geoloss_kernels.heads import (
     pieces,
     strip_elements,
 )
+from geoloss_kernels.terms import has_programs
 
 
 class HeadOperators(NamedTuple):
@@ -337,12 +338,19 @@ _library.define(f"sums({_TENSORS}, {_OPTIONS}) -> Tensor")
 _library.define(f"slopes(Tensor gradient, {_TENSORS}, bool[] wanted, {_OPTIONS}) -> (Tensor, Tensor, Tensor)")
 
 
+def _sweep(features: Tensor, arguments: Sequence[Any]) -> _Sweep:
+    """With the operators that compute the terms, which both operators take fifth from the end."""
+    terms = arguments[-5]
+    fused = backends.operators_for_programs(features) if has_programs(terms) else None
+    return _Sweep(fused or backends.operators(features))
+
+
 def _compiled_sums(features: Tensor, *arguments: Any) -> Tensor:
-    return _Sweep(backends.operators(features)).sums(features, *arguments)
+    return _sweep(features, arguments).sums(features, *arguments)
 
 
 def _compiled_slopes(gradient: Tensor, features: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _Sweep(backends.operators(features)).slopes(gradient, features, *arguments)
+    return _sweep(features, arguments).slopes(gradient, features, *arguments)
 
 
 _library.impl("sums", _compiled_sums, "CompositeExplicitAutograd")

@@ -133,6 +133,17 @@ class Term:
         return self.name if self.density is None else str(self.density)
 
 
+def has_programs(terms: Sequence[int]) -> bool:
+    """Whether a term is one, among those that the operators take."""
+    place = 0
+    while place < len(terms):
+        kind, integers = terms[place], terms[place + 1]
+        if kind == PROGRAM.number:
+            return True
+        place += 3 + integers
+    return False
+
+
 @dataclass(frozen=True)
 class EncodedTerms:
     """Terms as the operators take them."""

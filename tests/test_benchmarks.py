@@ -348,6 +348,14 @@ class TestCommand:
         monkeypatch.setattr(command, "make_cases", lambda *_: eager_cases())
         monkeypatch.setattr(command, "keep_freed_memory", lambda: None)
 
+    def test_providers_that_are_named_alone(self, tmp_path, capsys):
+        named = ["--providers", "ours", "copy", "--no-suite", "--output", str(tmp_path)]
+        assert command.main(["--quick", "--losses", "dice", *named]) == 0
+        (table,) = tmp_path.glob("*.csv")
+        rows = list(csv.DictReader(table.open()))
+        assert {row["provider"] for row in rows} == {"ours", "copy"}
+        assert "| gate | no suite, and every provider against float64 |" in capsys.readouterr().out
+
     def test_quick_run_writes_both_tables(self, tmp_path, capsys):
         assert command.main(["--quick", "--losses", "fog", "dice", "--output", str(tmp_path)]) == 0
         (table,) = tmp_path.glob("*.md")

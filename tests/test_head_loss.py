@@ -15,7 +15,7 @@ from numerics import DEVICES, INTERPRETED, channels_last, sliced, transposed
 from torch import Tensor, nn
 
 import geoloss_kernels as gk
-from geoloss_kernels import heads
+from geoloss_kernels import backends, heads
 from geoloss_kernels.head_loss import deep_supervision_weights
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -324,6 +324,23 @@ class TestCompilers:
             ours, plain = (torch.autograd.grad(value, of) for value, *of in (ours, plain))
             for mine, other in zip(ours, plain, strict=True):
                 torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-9)
+
+    def test_programs_go_to_the_operators_that_compute_them(self, strips, monkeypatch):
+        torch.compiler.reset()
+        loss = gk.HeadLoss(gk.FocalLoss(to_onehot_y=True), make_head(4, 3))
+        features = torch.randn(1, 4, 9, 10, 8, requires_grad=True)
+        target = torch.randint(0, CHANNELS, (1, 1, 9, 10, 8))
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        compiled(features, target).backward()
+        asked, theirs = [], backends.operators_for_programs
+
+        def noted(tensor: Tensor) -> Any:
+            asked.append(tensor.shape)
+            return theirs(tensor)
+
+        monkeypatch.setattr(backends, "operators_for_programs", noted)
+        compiled(features, target).backward()
+        assert asked == [features.shape] * 2
 
 
 class TestDeepSupervision:

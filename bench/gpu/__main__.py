@@ -50,15 +50,16 @@ def run_steps(options: argparse.Namespace) -> int:
     start = time.monotonic()
     machine = _machine(options)
     machine.out.mkdir(parents=True, exist_ok=True)
-    if not options.rehearse:
-        site = Path(tempfile.mkdtemp(prefix="geoloss-packages-"))
-        pack.unpack(options.pack.resolve(), site)
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     outcomes: list[Outcome] = []
-    for name in options.steps:
-        left = options.seconds - (time.monotonic() - start)
-        outcomes.append(_run_step(name, machine, left))
-        _keep(outcomes, machine.out, options.results.resolve())
+    with tempfile.TemporaryDirectory(prefix="geoloss-packages-") as site:
+        if not options.rehearse:
+            pack.unpack(options.pack.resolve(), Path(site))
+            places = [site, os.environ.get("PYTHONPATH")]
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+        for name in options.steps:
+            left = options.seconds - (time.monotonic() - start)
+            outcomes.append(_run_step(name, machine, left))
+            _keep(outcomes, machine.out, options.results.resolve())
     print("", *outcomes, f"{time.monotonic() - start:.0f} s in all", sep="\n", flush=True)
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 

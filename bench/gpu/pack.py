@@ -19,7 +19,7 @@ LIBRARIES = "operators"
 PACKAGES = "packages"
 SOURCES = ("csrc", "setup.py")
 # What the tests and the rivals import, beyond numpy, scipy, matplotlib, pytest, hypothesis and tensorboard.
-NEEDED = ("monai", "nibabel", "nilearn", "lesion-metrics", "edt", "pybind11")
+NEEDED = ("monai", "nibabel", "nilearn", "lesion-metrics", "edt", "pybind11", "sybil")
 GLIBC = (17, 24, 27, 28, 31, 34)
 
 

@@ -200,8 +200,9 @@ def _bench(machine: Machine, folder: str, *options: str) -> Command:
 
 
 def _pytest(machine: Machine, files: Sequence[str], selection: str, parallel: bool = True) -> Command:
-    """Without the files that need a package which is not installed, as the step's log says."""
-    options = [] if find_spec("pytest_benchmark") else ["--override-ini=addopts=-ra --strict-markers"]
+    """A file that cannot be imported must not stop the others."""
+    options = ["--continue-on-collection-errors"]
+    options += [] if find_spec("pytest_benchmark") else ["--override-ini=addopts=-ra --strict-markers"]
     if parallel and find_spec("xdist"):
         options += ["-n", str(machine.processes)]
     return Command([PYTHON, "-m", "pytest", *options, "-q", "--no-header", "-k", selection, *files])

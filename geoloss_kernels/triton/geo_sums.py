@@ -73,6 +73,26 @@ def each_number(parts, REAL: tl.constexpr):
 
 
 @triton.jit
+def volume_of(P: tl.constexpr, n, sizes, given, fluxes):
+    """Batch element ``n`` of what a kernel is given."""
+    return Volume(
+        n=n,
+        C=sizes[0],
+        D=sizes[1],
+        H=sizes[2],
+        W=sizes[3],
+        input=given[0],
+        target=given[1],
+        mask=given[2],
+        maps=given[3],
+        ignore_index=given[4],
+        scales=per_axis(given[5], P.real),
+        constants=each_number(given[6], P.real),
+        fluxes=fluxes,
+    )
+
+
+@triton.jit
 def tile_of(
     P: tl.constexpr, block, c, H, W, planes, tiles_y, tiles_x, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr
 ):
@@ -114,21 +134,9 @@ def geo_sums_fwd_kernel(
     program = tl.program_id(0).to(tl.int64)
     summed = C - first_channel
     block = program // summed % blocks
-    volume = Volume(
-        n=program // summed // blocks,
-        C=C,
-        D=D,
-        H=H,
-        W=W,
-        input=input,
-        target=target,
-        mask=mask,
-        maps=maps,
-        ignore_index=ignore_index,
-        scales=per_axis(scales, P.real),
-        constants=each_number(constants, P.real),
-        fluxes=(),
-    )
+    sizes = (C, D, H, W)
+    given = (input, target, mask, maps, ignore_index, scales, constants)
+    volume = volume_of(P, program // summed // blocks, sizes, given, ())
     first = tile_of(
         P, block, program % summed + first_channel, H, W, planes, tiles_y, tiles_x, BLOCK_Y, BLOCK_X
     )
@@ -205,21 +213,9 @@ def geo_sums_flux_kernel(
 ):
     """Of the programs' stencils, in all channels."""
     program = tl.program_id(0).to(tl.int64)
-    volume = Volume(
-        n=program // C // blocks,
-        C=C,
-        D=D,
-        H=H,
-        W=W,
-        input=input,
-        target=target,
-        mask=mask,
-        maps=maps,
-        ignore_index=ignore_index,
-        scales=per_axis(scales, P.real),
-        constants=each_number(constants, P.real),
-        fluxes=fluxes,
-    )
+    sizes = (C, D, H, W)
+    given = (input, target, mask, maps, ignore_index, scales, constants)
+    volume = volume_of(P, program // C // blocks, sizes, given, fluxes)
     first = tile_of(P, program // C % blocks, program % C, H, W, planes, tiles_y, tiles_x, BLOCK_Y, BLOCK_X)
     kept = first_samples(P, volume, first)
     for z in range(first.z, tl.minimum(first.z + planes, D)):
@@ -263,21 +259,9 @@ def geo_sums_bwd_kernel(
     channels = C
     if P.activation == "softmax":
         channels = 1  # a program has all of them
-    volume = Volume(
-        n=program // channels // blocks,
-        C=C,
-        D=D,
-        H=H,
-        W=W,
-        input=input,
-        target=target,
-        mask=mask,
-        maps=maps,
-        ignore_index=ignore_index,
-        scales=per_axis(scales, P.real),
-        constants=each_number(constants, P.real),
-        fluxes=fluxes,
-    )
+    sizes = (C, D, H, W)
+    given = (input, target, mask, maps, ignore_index, scales, constants)
+    volume = volume_of(P, program // channels // blocks, sizes, given, fluxes)
     weights = Weights(
         data=grad_sums + (volume.n * (C - first_channel) - first_channel) * K, first_channel=first_channel
     )

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from geoloss_kernels.expressions.expression import Field, FieldKind
 from geoloss_kernels.expressions.operations import NUMBERS, OPERATIONS
@@ -176,9 +176,6 @@ class OpenTerm:
 
 class ProgramError(Exception):
     """What is wrong with a term that is a program."""
-
-
-Number = TypeVar("Number", int, float)
 
 
 class _Stream:
